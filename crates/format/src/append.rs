@@ -1,0 +1,110 @@
+//! The log's decisions, as pure functions: which slot is next, what a slot's read-back and the register probe
+//! together mean, which entries are a snapshot's tail, and whether a tail is complete.
+
+use crate::id::{Seq, Version};
+use crate::manifest::{Floors, Manifest, RegisterEntry};
+
+/// The slot to try: nobody puts n + 1 unless n was seen or is at or below the watermark, so slots stay dense.
+pub fn next_slot(last_seen: Seq, watermark: Seq) -> Seq {
+    last_seen.max(watermark) + 1
+}
+
+/// What step 2 of an append found in its slot.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Slot {
+    /// An entry with my token (or the create was answered "created").
+    Mine,
+    /// Another's entry.
+    Rival,
+    /// Nothing, whatever the create was answered.
+    Absent,
+}
+
+/// What the register said after the slot was read: the newest version's floors, and whether it is the last.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub struct Probe {
+    /// Floors of the newest version.
+    pub floors: SlotFloors,
+    /// The collection was dropped.
+    pub dropped: bool,
+}
+
+/// The two floors an append depends on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub struct SlotFloors {
+    /// See [`Floors::wal`].
+    pub wal: Seq,
+    /// See [`Floors::base`].
+    pub base: Version,
+}
+
+impl From<Floors> for SlotFloors {
+    fn from(f: Floors) -> Self {
+        SlotFloors { wal: f.wal, base: f.base }
+    }
+}
+
+impl Probe {
+    /// The probe's view of a register entry.
+    pub fn of(entry: &RegisterEntry) -> Self {
+        let dropped = matches!(entry, RegisterEntry::Manifest(m) if m.dropped);
+        Probe { floors: entry.floors().into(), dropped }
+    }
+
+    /// The probe's view of a manifest.
+    pub fn of_manifest(m: &Manifest) -> Self {
+        Probe { floors: m.floors.into(), dropped: m.dropped }
+    }
+}
+
+/// How an append goes on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Outcome {
+    /// Durable and visible: acknowledge. Nothing but the reply may follow.
+    Acknowledge,
+    /// A rival's slot: try the next.
+    Next,
+    /// The same slot again: a put that timed out may still land there.
+    SameAgain,
+    /// The slot's name may have been used and deleted before: never acknowledged, never guessed.
+    Unknown,
+    /// The collection was dropped.
+    Gone,
+}
+
+/// Steps 3 and 4 of an append. The register must have been probed *after* `found` was learnt: deletion follows a
+/// committed floor, so a floor below `slot` proves that the name was never deleted before and that my create was
+/// its first.
+pub fn settle(slot: Seq, body_base: Option<Version>, found: Slot, probe: &Probe) -> Outcome {
+    if probe.dropped {
+        return Outcome::Gone;
+    }
+    if slot <= probe.floors.wal || body_base.is_some_and(|b| b < probe.floors.base) {
+        return Outcome::Unknown;
+    }
+    match found {
+        Slot::Mine => Outcome::Acknowledge,
+        Slot::Rival => Outcome::Next,
+        Slot::Absent => Outcome::SameAgain,
+    }
+}
+
+/// The tail of a snapshot: the contiguous run of listed entries from `watermark + 1`, oldest first. `listed` is
+/// newest first, as the store lists it.
+pub fn tail(watermark: Seq, listed: impl IntoIterator<Item = Seq>) -> Vec<Seq> {
+    let mut above: Vec<Seq> = listed.into_iter().filter(|s| *s > watermark).collect();
+    above.sort_unstable();
+    above.dedup();
+    let dense = above.iter().zip(watermark + 1..).take_while(|(have, want)| **have == *want).count();
+    above.truncate(dense);
+    above
+}
+
+/// Whether a listed tail above `watermark` is complete, given the floors of the newest manifest: nothing above
+/// the watermark had been deleted when the register was probed.
+pub fn complete(watermark: Seq, newest: &Floors) -> bool {
+    newest.wal <= watermark
+}
+
+#[cfg(test)]
+mod tests;

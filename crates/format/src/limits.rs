@@ -1,0 +1,38 @@
+//! The limits of DESIGN §4, each stated once.
+
+/// Bytes of a collection name.
+pub const NAME_BYTES: usize = 64;
+/// Bytes of a record id.
+pub const ID_BYTES: usize = 256;
+/// Greatest number of dimensions of a vector.
+pub const DIMENSION: u32 = 8192;
+/// Rows of one batch.
+pub const BATCH_ROWS: usize = 10_000;
+/// Bytes of one batch, encoded.
+pub const BATCH_BYTES: usize = 16 << 20;
+/// Metadata columns of a collection.
+pub const COLUMNS: usize = 1_024;
+/// Bytes of a metadata key.
+pub const KEY_BYTES: usize = 256;
+/// Hits of one search.
+pub const K: usize = 10_000;
+/// Terms of a filter.
+pub const FILTER_TERMS: usize = 256;
+/// Bytes of a filter as text.
+pub const FILTER_BYTES: usize = 64 << 10;
+/// Entries are inline up to this many bytes; a larger one is a body and a small entry.
+pub const INLINE_BYTES: usize = 1 << 20;
+/// Entries of a tail above which appends are refused until a compaction.
+pub const TAIL_ENTRIES: u64 = 900;
+/// Bytes of a tail above which appends are refused until a compaction.
+pub const TAIL_BYTES: u64 = 2 << 30;
+/// A fold is due at this many entries of tail.
+pub const FOLD_ENTRIES: u64 = 16;
+/// A fold is due at this many bytes of tail.
+pub const FOLD_BYTES: u64 = 1 << 20;
+/// Whole numbers above this magnitude are not exact as a float.
+pub const EXACT_INT: i64 = 1 << 53;
+/// Tokens stay known to the manifest this long.
+pub const TOKEN_RETENTION_MS: i64 = 24 * 60 * 60 * 1000;
+/// An expired row is dropped by a compaction this long after its instant.
+pub const EXPIRY_GRACE_MS: i64 = 5 * 60 * 1000;

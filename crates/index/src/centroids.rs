@@ -1,0 +1,244 @@
+//! Quantised leaf centroids: small enough to ride in `head`, scanned flat.
+#![allow(unsafe_code)]
+
+use crate::Metric;
+
+/// Centroids as stored and as scanned.
+///
+/// Bytes: the mean m of all centroids (d little-endian f32); per leaf a step (f32); per leaf ⌈d·bits/8⌉ bytes of codes.
+/// Coordinate j of a leaf is m_j + step · code, the code being i8 (8 bits), nibble − 7.5 (4 bits; low nibble first) or
+/// ±1 (1 bit, set = +1; lowest bit first). In memory codes are i8 whatever their stored width: nibbles as
+/// 2·nibble − 15 with half the step.
+#[derive(Clone, Debug)]
+pub struct Centroids {
+    d: usize,
+    mean: Vec<f32>,
+    steps: Vec<f32>,
+    codes: Vec<i8>,
+    /// ‖c‖ per leaf.
+    norms: Vec<f32>,
+    /// ‖c − mean‖² per leaf.
+    centred: Vec<f32>,
+}
+
+/// Bits per coordinate: 8 while the codes fit 1 MiB, else 4 while they fit 2 MiB, else 1.
+pub fn pick_bits(leaves: usize, d: usize) -> u8 {
+    let values = leaves as u64 * d as u64;
+    match values {
+        _ if values <= 1 << 20 => 8,
+        _ if values.div_ceil(2) <= 2 << 20 => 4,
+        _ => 1,
+    }
+}
+
+/// Length of [`Centroids::encode`]'s output.
+pub fn centroid_bytes(bits: u8, leaves: usize, d: usize) -> usize {
+    4 * d + 4 * leaves + leaves * (d * usize::from(bits)).div_ceil(8)
+}
+
+impl Centroids {
+    /// Quantises leaf means (leaves·d values) at 8, 4 or 1 bits (any other number is taken as 8).
+    pub fn encode(bits: u8, leaves: usize, d: usize, means: &[f32]) -> Vec<u8> {
+        let bits = if matches!(bits, 1 | 4) { bits } else { 8 };
+        let mut mean = vec![0f64; d];
+        for centroid in means.chunks_exact(d.max(1)).take(leaves) {
+            mean.iter_mut().zip(centroid).for_each(|(m, c)| *m += f64::from(*c));
+        }
+        let mean: Vec<f32> = mean.iter().map(|m| (m / leaves.max(1) as f64) as f32).collect();
+        let mut out: Vec<u8> = Vec::with_capacity(centroid_bytes(bits, leaves, d));
+        mean.iter().for_each(|m| out.extend_from_slice(&m.to_le_bytes()));
+        let mut codes = Vec::new();
+        for centroid in means.chunks_exact(d.max(1)).take(leaves) {
+            let centred: Vec<f32> = centroid.iter().zip(&mean).map(|(c, m)| c - m).collect();
+            let step = match bits {
+                8 => encode_int8(&centred, &mut codes),
+                4 => encode_int4(&centred, &mut codes),
+                _ => encode_sign(&centred, &mut codes),
+            };
+            out.extend_from_slice(&step.to_le_bytes());
+        }
+        out.extend_from_slice(&codes);
+        out
+    }
+
+    /// Reads what [`Centroids::encode`] wrote. Says what is wrong with bytes of another length or with steps that are no
+    /// numbers; never panics.
+    pub fn decode(bits: u8, leaves: usize, d: usize, bytes: &[u8]) -> Result<Centroids, String> {
+        if !matches!(bits, 1 | 4 | 8) {
+            return Err(format!("centroids of {bits} bits; 1, 4 and 8 are supported"));
+        }
+        if d == 0 || leaves.checked_mul(d * 8).is_none() {
+            return Err(format!("{leaves} centroids of {d} dimensions"));
+        }
+        let expected = centroid_bytes(bits, leaves, d);
+        if bytes.len() != expected {
+            return Err(format!("{} bytes of centroids, expected {expected}", bytes.len()));
+        }
+        let (mean, rest) = bytes.split_at(4 * d);
+        let (steps, packed) = rest.split_at(4 * leaves);
+        let float = |b: &[u8]| f32::from_le_bytes([b[0], b[1], b[2], b[3]]);
+        let mean: Vec<f32> = mean.chunks_exact(4).map(float).collect();
+        let mut steps: Vec<f32> = steps.chunks_exact(4).map(float).collect();
+        if !mean.iter().chain(&steps).all(|value| value.is_finite()) {
+            return Err("a centroid that is not finite".to_owned());
+        }
+        let mut codes = Vec::with_capacity(leaves * d);
+        for leaf in packed.chunks_exact((d * usize::from(bits)).div_ceil(8)) {
+            match bits {
+                8 => codes.extend(leaf.iter().map(|byte| *byte as i8)),
+                4 => codes.extend((0..d).map(|j| 2 * (leaf[j / 2] >> (4 * (j % 2)) & 0xF) as i8 - 15)),
+                _ => codes.extend((0..d).map(|j| 2 * (leaf[j / 8] >> (j % 8) & 1) as i8 - 1)),
+            }
+        }
+        if bits == 4 {
+            steps.iter_mut().for_each(|step| *step *= 0.5);
+        }
+        let mut centroids = Centroids { d, mean, steps, codes, norms: Vec::new(), centred: Vec::new() };
+        centroids.measure();
+        Ok(centroids)
+    }
+
+    fn measure(&mut self) {
+        let mut centroid = vec![0.0; self.d];
+        let square = |values: &mut dyn Iterator<Item = f32>| values.map(|x| f64::from(x) * f64::from(x)).sum::<f64>();
+        for leaf in 0..self.steps.len() {
+            self.dequantised(leaf, &mut centroid);
+            self.norms.push(square(&mut centroid.iter().copied()).sqrt() as f32);
+            let centred = square(&mut centroid.iter().zip(&self.mean).map(|(c, m)| c - m));
+            self.centred.push(centred as f32);
+        }
+    }
+
+    /// Number of leaves.
+    pub fn leaves(&self) -> usize {
+        self.steps.len()
+    }
+
+    /// Dimension.
+    pub fn dimension(&self) -> usize {
+        self.d
+    }
+
+    /// The centroid that codes of `leaf` refer to, into the first d values of `out`.
+    pub fn dequantised(&self, leaf: usize, out: &mut [f32]) {
+        let codes = &self.codes[leaf * self.d..(leaf + 1) * self.d];
+        for ((value, code), mean) in out.iter_mut().zip(codes).zip(&self.mean) {
+            *value = mean + self.steps[leaf] * f32::from(*code);
+        }
+    }
+
+    /// All centroids dequantised: leaves·d values.
+    pub fn all_dequantised(&self) -> Vec<f32> {
+        let mut all = vec![0.0; self.codes.len()];
+        all.chunks_exact_mut(self.d).enumerate().for_each(|(leaf, out)| self.dequantised(leaf, out));
+        all
+    }
+
+    /// ‖c‖ of a leaf's dequantised centroid.
+    pub fn norm(&self, leaf: usize) -> f32 {
+        self.norms[leaf]
+    }
+
+    /// Each leaf's score for a query of d values, higher is better: cosine q̂·c/‖c‖, l2 −‖q − c‖, dot q·c.
+    ///
+    /// The query is rounded to 14 bits and multiplied with the codes in integers, which every instruction set sums
+    /// alike.
+    pub fn scores(&self, metric: Metric, query: &[f32]) -> Vec<f32> {
+        let inverse = crate::codes::inverse_norm(metric, query);
+        let query: Vec<f32> = query.iter().take(self.d).map(|x| x * inverse).collect();
+        let mut offset = 0f64;
+        let operand: Vec<f32> = match metric {
+            Metric::L2 => query.iter().zip(&self.mean).map(|(q, m)| q - m).collect(),
+            Metric::Cosine | Metric::Dot => {
+                offset = query.iter().zip(&self.mean).map(|(q, m)| f64::from(*q) * f64::from(*m)).sum();
+                query
+            }
+        };
+        let square: f64 = operand.iter().map(|x| f64::from(*x) * f64::from(*x)).sum();
+        let (rounded, query_step) = round_query(&operand, self.d);
+        let mut scores = vec![0.0; self.leaves()];
+        products(&self.codes, &rounded, &mut scores);
+        for (leaf, score) in scores.iter_mut().enumerate() {
+            let product = f64::from(*score * query_step * self.steps[leaf]);
+            *score = match metric {
+                Metric::L2 => -(square + f64::from(self.centred[leaf]) - 2.0 * product).max(0.0).sqrt() as f32,
+                Metric::Dot => (offset + product) as f32,
+                Metric::Cosine if self.norms[leaf] > 0.0 => ((offset + product) / f64::from(self.norms[leaf])) as f32,
+                Metric::Cosine => 0.0,
+            };
+        }
+        scores
+    }
+}
+
+/// Rounds to ±8,191, so that 8,192 products with i8 stay below 2^31 and f32 sees their sum to 24 bits.
+fn round_query(query: &[f32], d: usize) -> (Vec<i16>, f32) {
+    let widest = query.iter().fold(0f32, |most, x| most.max(x.abs()));
+    let step = if widest > 0.0 { widest / 8191.0 } else { 1.0 };
+    let mut rounded: Vec<i16> = query.iter().map(|x| (x / step).round() as i16).collect();
+    rounded.resize(d, 0);
+    (rounded, step)
+}
+
+/// `out[leaf]` = Σ code · query in integers.
+fn products(codes: &[i8], query: &[i16], out: &mut [f32]) {
+    #[cfg(target_arch = "x86_64")]
+    if std::arch::is_x86_feature_detected!("avx2") {
+        // SAFETY: the feature was detected on this machine.
+        unsafe { products_avx2(codes, query, out) };
+        return;
+    }
+    products_scalar(codes, query, out);
+}
+
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx2")]
+fn products_avx2(codes: &[i8], query: &[i16], out: &mut [f32]) {
+    products_scalar(codes, query, out);
+}
+
+/// The scalar twin; compiled once more with wide integer multiply-adds, exact in both.
+#[inline(always)]
+fn products_scalar(codes: &[i8], query: &[i16], out: &mut [f32]) {
+    for (centroid, out) in codes.chunks_exact(query.len().max(1)).zip(out) {
+        *out = centroid.iter().zip(query).map(|(c, q)| i32::from(*c) * i32::from(*q)).sum::<i32>() as f32;
+    }
+}
+
+fn encode_int8(centred: &[f32], codes: &mut Vec<u8>) -> f32 {
+    let widest = centred.iter().fold(0f32, |most, x| most.max(x.abs()));
+    let step = if widest > 0.0 { widest / 127.0 } else { 1.0 };
+    codes.extend(centred.iter().map(|x| (x / step).round() as i8 as u8));
+    step
+}
+
+/// Sixteen levels at ±0.5 … ±7.5 steps; the step with the least squared error of those tried.
+fn encode_int4(centred: &[f32], codes: &mut Vec<u8>) -> f32 {
+    let widest = centred.iter().fold(0f32, |most, x| most.max(x.abs()));
+    if widest <= 0.0 {
+        codes.extend(std::iter::repeat_n(0x88, centred.len().div_ceil(2)));
+        return 0.0;
+    }
+    let level = |x: f32, step: f32| (x / step + 8.0).floor().clamp(0.0, 15.0);
+    let error = |step: f32| -> f32 { centred.iter().map(|x| (x - (level(*x, step) - 7.5) * step).powi(2)).sum() };
+    let steps = (0..16).map(|trial| widest / 7.5 * (1.0 - 0.04 * trial as f32));
+    let (_, step) = steps.map(|step| (error(step), step)).fold((f32::INFINITY, widest), |best, next| {
+        if next.0 < best.0 { next } else { best }
+    });
+    for pair in centred.chunks(2) {
+        let high = pair.get(1).map_or(0, |x| level(*x, step) as u8);
+        codes.push(level(pair[0], step) as u8 | high << 4);
+    }
+    step
+}
+
+/// Signs, with the mean magnitude as step (least squares).
+fn encode_sign(centred: &[f32], codes: &mut Vec<u8>) -> f32 {
+    for eight in centred.chunks(8) {
+        codes.push(eight.iter().enumerate().fold(0, |byte, (bit, x)| byte | u8::from(*x >= 0.0) << bit));
+    }
+    centred.iter().map(|x| x.abs()).sum::<f32>() / centred.len().max(1) as f32
+}
+
+#[cfg(test)]
+mod tests;

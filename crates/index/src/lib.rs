@@ -1,0 +1,37 @@
+//! Vector mathematics of the index: metrics, exact distances, seeded clustering, RaBitQ codes and their scan.
+//!
+//! Everything here is synchronous, seeded and free of I/O, so the same input gives the same output on one
+//! instruction set. The life of a vector: [`cluster()`] puts the rows in order, [`Centroids`] quantises the leaf means,
+//! [`Encoder`] turns each row into a code relative to its *stored* centroid, [`pack_group`] lays codes out for
+//! scanning. A query then asks [`Centroids::scores`] which leaves to probe, [`CodeQuery`] for estimates,
+//! [`TopK`] for the best of them and [`Exact`] for their true distances.
+
+mod bits;
+mod calibrate;
+mod centroids;
+mod check;
+mod cluster;
+mod codes;
+mod distance;
+mod fastscan;
+mod metric;
+mod rotation;
+mod scan;
+mod seed;
+mod topk;
+
+pub use bits::{Bitset, lanes};
+pub use calibrate::{Calibration, HeldOut, RECALLS, calibrate};
+pub use centroids::{Centroids, centroid_bytes, pick_bits};
+pub use check::check16;
+pub use cluster::{Clustering, cluster, cluster_work, leaf_target};
+pub use codes::{Encoder, GROUP, LeafEncoder, RowCode, group_bytes, pack_group, padded, residual_scale, unpack_group};
+pub use distance::Exact;
+pub use metric::Metric;
+pub use rotation::Rotation;
+pub use scan::{Bound, CodeQuery, Codes, LeafTerm, Run};
+pub use seed::SplitMix;
+pub use topk::TopK;
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,1 @@
+//! Snapshot, tail, index search, SQL.

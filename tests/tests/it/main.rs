@@ -1,0 +1,4 @@
+//! The suites that need more than one crate, in one binary.
+
+mod conformance;
+mod fault;
