@@ -34,10 +34,7 @@ impl Effect {
 
     /// Whether it succeeds only where the name is absent.
     pub fn is_create(&self) -> bool {
-        matches!(
-            self,
-            Self::Put { mode: PutMode::Create, .. } | Self::Copy { mode: CopyMode::Create, .. }
-        )
+        matches!(self, Self::Put { mode: PutMode::Create, .. } | Self::Copy { mode: CopyMode::Create, .. })
     }
 }
 
@@ -155,7 +152,7 @@ impl World {
 
     /// Puts `body` under `key`, as an unconditional put that succeeds.
     pub fn apply_put(&self, key: &str, body: impl Into<Bytes>) {
-        let (location, attributes) = (Path::from(key), Attributes::default());
+        let (location, attributes) = (path_of(key), Attributes::default());
         let effect = Effect::Put { location, body: body.into(), attributes, mode: PutMode::Overwrite };
         // An unconditional put has nothing to fail on.
         self.apply(&effect).ok();
@@ -211,9 +208,15 @@ impl World {
             // Within the body, whose length is a usize.
             false => stored.body.slice(range.start as usize..range.end as usize),
         };
-        let payload =
-            GetResultPayload::Stream(Box::pin(futures::stream::once(std::future::ready(Ok(body)))));
+        let payload = GetResultPayload::Stream(Box::pin(futures::stream::once(std::future::ready(Ok(body)))));
         Ok(GetResult { payload, meta, range, attributes: stored.attributes })
+    }
+
+    /// What is stored under `location`.
+    pub fn object(&self, location: &Path) -> Option<Object> {
+        let stored = self.state().objects.get(location).cloned()?;
+        let meta = stored.meta(location);
+        Some(Object { body: stored.body, meta, attributes: stored.attributes })
     }
 
     /// One page of the sorted listing of every key that starts with the text `prefix`; see [`listing::page`].
@@ -238,12 +241,12 @@ impl World {
 
     /// What `key` holds now.
     pub fn body(&self, key: &str) -> Option<Bytes> {
-        self.state().objects.get(&Path::from(key)).map(|stored| stored.body.clone())
+        self.state().objects.get(&path_of(key)).map(|stored| stored.body.clone())
     }
 
     /// Every body `key` has held, oldest first, `None` where it was deleted; empty in an unchecked world.
     pub fn history(&self, key: &str) -> Vec<Option<Bytes>> {
-        self.state().history.get(&Path::from(key)).cloned().unwrap_or_default()
+        self.state().history.get(&path_of(key)).cloned().unwrap_or_default()
     }
 
     /// Puts `body` under `key` behind everyone's back, unchecked: damage, or a `head` that goes backwards.
@@ -251,12 +254,12 @@ impl World {
         let mut state = self.state();
         let modified = state.tick();
         let stored = Stored { body: body.into(), modified, attributes: Attributes::default() };
-        state.objects.insert(Path::from(key), stored);
+        state.objects.insert(path_of(key), stored);
     }
 
     /// Removes `key` behind everyone's back; whether it was there.
     pub fn lose(&self, key: &str) -> bool {
-        self.state().objects.remove(&Path::from(key)).is_some()
+        self.state().objects.remove(&path_of(key)).is_some()
     }
 
     /// Flips one bit of `key`; `false` where there is no such key or bit.
@@ -276,6 +279,14 @@ impl World {
             *now += by;
         }
     }
+}
+
+/// A stored object.
+#[derive(Clone, Debug)]
+pub struct Object {
+    pub body: Bytes,
+    pub meta: ObjectMeta,
+    pub attributes: Attributes,
 }
 
 /// One page of a listing with its objects.
@@ -374,7 +385,7 @@ fn is_wal(key: &str) -> bool {
 }
 
 /// A function of the content alone, as on S3: the same body again is the same tag.
-fn etag(body: &Bytes) -> String {
+pub(crate) fn etag(body: &Bytes) -> String {
     let mut hasher = DefaultHasher::new();
     hasher.write(body);
     format!("\"{:016x}-{:x}\"", hasher.finish(), body.len())
@@ -413,7 +424,7 @@ fn changed(location: &Path) -> Error {
     Error::Precondition { path: location.to_string(), source: "the object is another one".into() }
 }
 
-/// Direct children of the path prefix `prefix`, as `list_with_delimiter` wants them.
+/// The text every key below the path `prefix` starts with.
 pub(crate) fn text_prefix(prefix: Option<&Path>) -> String {
     match prefix {
         Some(prefix) if !prefix.as_ref().is_empty() => format!("{prefix}/"),
@@ -423,5 +434,10 @@ pub(crate) fn text_prefix(prefix: Option<&Path>) -> String {
 
 /// Common prefixes as paths, each once.
 pub(crate) fn prefix_paths(prefixes: Vec<String>) -> Vec<Path> {
-    prefixes.into_iter().map(Path::from).collect::<BTreeSet<_>>().into_iter().collect()
+    prefixes.iter().map(|prefix| path_of(prefix)).collect::<BTreeSet<_>>().into_iter().collect()
+}
+
+/// A key as it is stored; one that no path is stored as is encoded.
+fn path_of(key: &str) -> Path {
+    Path::parse(key).unwrap_or_else(|_| Path::from(key))
 }

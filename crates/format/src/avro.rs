@@ -11,6 +11,8 @@ mod decode;
 mod encode;
 pub mod foreign;
 pub mod framing;
+#[cfg(test)]
+pub(crate) mod samples;
 mod validate;
 mod walk;
 

@@ -17,3 +17,6 @@ pub mod wal;
 
 pub use error::{Error, Kind, Result};
 pub use id::{CollectionId, Name, Seq, SetHash, Token, Version};
+
+#[cfg(test)]
+mod spec_tests;

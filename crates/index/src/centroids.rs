@@ -100,7 +100,8 @@ impl Centroids {
 
     fn measure(&mut self) {
         let mut centroid = vec![0.0; self.d];
-        let square = |values: &mut dyn Iterator<Item = f32>| values.map(|x| f64::from(x) * f64::from(x)).sum::<f64>();
+        let square =
+            |values: &mut dyn Iterator<Item = f32>| values.map(|x| f64::from(x) * f64::from(x)).sum::<f64>();
         for leaf in 0..self.steps.len() {
             self.dequantised(leaf, &mut centroid);
             self.norms.push(square(&mut centroid.iter().copied()).sqrt() as f32);
@@ -156,14 +157,18 @@ impl Centroids {
         };
         let square: f64 = operand.iter().map(|x| f64::from(*x) * f64::from(*x)).sum();
         let (rounded, query_step) = round_query(&operand, self.d);
-        let mut scores = vec![0.0; self.leaves()];
+        let mut scores = vec![0f32; self.leaves()];
         products(&self.codes, &rounded, &mut scores);
         for (leaf, score) in scores.iter_mut().enumerate() {
             let product = f64::from(*score * query_step * self.steps[leaf]);
             *score = match metric {
-                Metric::L2 => -(square + f64::from(self.centred[leaf]) - 2.0 * product).max(0.0).sqrt() as f32,
+                Metric::L2 => {
+                    -(square + f64::from(self.centred[leaf]) - 2.0 * product).max(0.0).sqrt() as f32
+                }
                 Metric::Dot => (offset + product) as f32,
-                Metric::Cosine if self.norms[leaf] > 0.0 => ((offset + product) / f64::from(self.norms[leaf])) as f32,
+                Metric::Cosine if self.norms[leaf] > 0.0 => {
+                    ((offset + product) / f64::from(self.norms[leaf])) as f32
+                }
                 Metric::Cosine => 0.0,
             };
         }
@@ -171,7 +176,7 @@ impl Centroids {
     }
 }
 
-/// Rounds to ±8,191, so that 8,192 products with i8 stay below 2^31 and f32 sees their sum to 24 bits.
+/// Rounds to ±8,191.
 fn round_query(query: &[f32], d: usize) -> (Vec<i16>, f32) {
     let widest = query.iter().fold(0f32, |most, x| most.max(x.abs()));
     let step = if widest > 0.0 { widest / 8191.0 } else { 1.0 };
@@ -201,7 +206,12 @@ fn products_avx2(codes: &[i8], query: &[i16], out: &mut [f32]) {
 #[inline(always)]
 fn products_scalar(codes: &[i8], query: &[i16], out: &mut [f32]) {
     for (centroid, out) in codes.chunks_exact(query.len().max(1)).zip(out) {
-        *out = centroid.iter().zip(query).map(|(c, q)| i32::from(*c) * i32::from(*q)).sum::<i32>() as f32;
+        // 1,024 products of 7 and 13 bits fit an i32; the sum of 8,192 would not.
+        let parts = centroid.chunks(1024).zip(query.chunks(1024));
+        let exact: i64 = parts
+            .map(|(c, q)| i64::from(c.iter().zip(q).map(|(c, q)| i32::from(*c) * i32::from(*q)).sum::<i32>()))
+            .sum();
+        *out = exact as f32;
     }
 }
 
@@ -220,11 +230,12 @@ fn encode_int4(centred: &[f32], codes: &mut Vec<u8>) -> f32 {
         return 0.0;
     }
     let level = |x: f32, step: f32| (x / step + 8.0).floor().clamp(0.0, 15.0);
-    let error = |step: f32| -> f32 { centred.iter().map(|x| (x - (level(*x, step) - 7.5) * step).powi(2)).sum() };
+    let error =
+        |step: f32| -> f32 { centred.iter().map(|x| (x - (level(*x, step) - 7.5) * step).powi(2)).sum() };
     let steps = (0..16).map(|trial| widest / 7.5 * (1.0 - 0.04 * trial as f32));
-    let (_, step) = steps.map(|step| (error(step), step)).fold((f32::INFINITY, widest), |best, next| {
-        if next.0 < best.0 { next } else { best }
-    });
+    let (_, step) = steps
+        .map(|step| (error(step), step))
+        .fold((f32::INFINITY, widest), |best, next| if next.0 < best.0 { next } else { best });
     for pair in centred.chunks(2) {
         let high = pair.get(1).map_or(0, |x| level(*x, step) as u8);
         codes.push(level(pair[0], step) as u8 | high << 4);

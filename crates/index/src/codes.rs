@@ -67,7 +67,8 @@ pub fn residual_scale<'a>(metric: Metric, d: usize, rows: &[f32], leaf: impl Fn(
     let (mut total, mut count) = (0f64, 0u64);
     for (index, row) in rows.chunks_exact(d.max(1)).enumerate() {
         let inverse = inverse_norm(metric, row);
-        let square: f32 = row.iter().zip(leaf(index)).map(|(x, c)| (x * inverse - c) * (x * inverse - c)).sum();
+        let square: f32 =
+            row.iter().zip(leaf(index)).map(|(x, c)| (x * inverse - c) * (x * inverse - c)).sum();
         total += f64::from(square);
         count += 1;
     }
@@ -194,10 +195,16 @@ pub fn pack_group(rows: &[RowCode], d: usize, out: &mut Vec<u8>) {
     let lane = |index: usize| rows.get(index).unwrap_or(&absent);
     let start = out.len();
     out.resize(start + GROUP * padded(d) / 8, 0);
-    for index in 0..GROUP.min(rows.len()) {
-        pack_bits(&rows[index].bits, index, &mut out[start..]);
+    for (index, row) in rows.iter().take(GROUP).enumerate() {
+        pack_bits(&row.bits, index, &mut out[start..]);
     }
-    for field in [|row: &RowCode| row.f_add.to_bits(), |row| row.f_rescale.to_bits(), |row| row.f_err.to_bits(), |row| row.check] {
+    let fields: [fn(&RowCode) -> u16; 4] = [
+        |row| row.f_add.to_bits(),
+        |row| row.f_rescale.to_bits(),
+        |row| row.f_err.to_bits(),
+        |row| row.check,
+    ];
+    for field in fields {
         (0..GROUP).for_each(|index| out.extend_from_slice(&field(lane(index)).to_le_bytes()));
     }
 }

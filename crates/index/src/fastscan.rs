@@ -120,8 +120,8 @@ fn finish_scalar(
         f16::from_le_bytes([factors[at], factors[at + 1]]).to_f32()
     };
     let mut passed = 0u32;
-    for lane in 0..GROUP {
-        let signed = sums[lane] as f32 * tables.step + tables.bias;
+    for (lane, sum) in sums.iter().enumerate() {
+        let signed = *sum as f32 * tables.step + tables.bias;
         let rescale = factor(1, lane) * tables.unit;
         let add = factor(0, lane) * tables.add_unit;
         out.estimate[lane] = terms.add[lane] + add * terms.scale[lane] - rescale * signed;
@@ -138,7 +138,9 @@ mod x86 {
     use super::*;
 
     pub(super) fn available() -> bool {
-        is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") && is_x86_feature_detected!("f16c")
+        is_x86_feature_detected!("avx2")
+            && is_x86_feature_detected!("fma")
+            && is_x86_feature_detected!("f16c")
     }
 
     /// Only reached through [`kernel`], after [`available`].
@@ -151,7 +153,7 @@ mod x86 {
         out: &mut Estimates,
     ) -> u32 {
         // The kernel reads by pointer: this is the one bounds check per group.
-        assert!(group.len() == tables.entries.len() + 8 * GROUP && tables.entries.len() % 32 == 0);
+        assert!(group.len() == tables.entries.len() + 8 * GROUP && tables.entries.len().is_multiple_of(32));
         // SAFETY: `kernel` hands this function out only where the features were detected; lengths checked above.
         unsafe { estimate(group, tables, terms, slack, threshold, out) }
     }
@@ -227,11 +229,14 @@ mod x86 {
                 pairs_high = _mm256_add_epi16(pairs_high, high);
                 odd_high = _mm256_add_epi16(odd_high, _mm256_srli_epi16::<8>(high));
             }
-            for (half, (pairs, odd)) in [(pairs_low, odd_low), (pairs_high, odd_high)].into_iter().enumerate() {
+            for (half, (pairs, odd)) in [(pairs_low, odd_low), (pairs_high, odd_high)].into_iter().enumerate()
+            {
                 let even = _mm256_sub_epi16(pairs, _mm256_slli_epi16::<8>(odd));
                 let even = _mm_add_epi16(_mm256_castsi256_si128(even), _mm256_extracti128_si256::<1>(even));
                 let odd = _mm_add_epi16(_mm256_castsi256_si128(odd), _mm256_extracti128_si256::<1>(odd));
-                for (quarter, rows) in [_mm_unpacklo_epi16(even, odd), _mm_unpackhi_epi16(even, odd)].into_iter().enumerate() {
+                for (quarter, rows) in
+                    [_mm_unpacklo_epi16(even, odd), _mm_unpackhi_epi16(even, odd)].into_iter().enumerate()
+                {
                     // SAFETY: eight u32 at 16·half + 8·quarter ≤ 24 of 32.
                     unsafe {
                         let to = sums.as_mut_ptr().add(16 * half + 8 * quarter).cast();
@@ -276,7 +281,8 @@ mod neon {
             let mut acc = [vdupq_n_u16(0); 4];
             for at in (0..codes.len()).step_by(16) {
                 // SAFETY: at + 16 ≤ codes.len() = entries.len().
-                let (code, table) = unsafe { (vld1q_u8(codes.as_ptr().add(at)), vld1q_u8(entries.as_ptr().add(at))) };
+                let (code, table) =
+                    unsafe { (vld1q_u8(codes.as_ptr().add(at)), vld1q_u8(entries.as_ptr().add(at))) };
                 let low = vqtbl1q_u8(table, vandq_u8(code, vdupq_n_u8(0xF)));
                 let high = vqtbl1q_u8(table, vshrq_n_u8::<4>(code));
                 acc[0] = vaddw_u8(acc[0], vget_low_u8(low));

@@ -84,7 +84,8 @@ fn rotate(signs: &[f32], x: &mut [f32]) {
 #[inline(always)]
 fn hadamard(x: &mut [f32]) {
     for eight in x.chunks_exact_mut(8) {
-        let [a, b, c, d, e, f, g, h] = [eight[0], eight[1], eight[2], eight[3], eight[4], eight[5], eight[6], eight[7]];
+        let [a, b, c, d, e, f, g, h] =
+            [eight[0], eight[1], eight[2], eight[3], eight[4], eight[5], eight[6], eight[7]];
         let (a, b, c, d, e, f, g, h) = (a + b, a - b, c + d, c - d, e + f, e - f, g + h, g - h);
         let (a, b, c, d, e, f, g, h) = (a + c, b + d, a - c, b - d, e + g, f + h, e - g, f - h);
         eight.copy_from_slice(&[a + e, b + f, c + g, d + h, a - e, b - f, c - g, d - h]);

@@ -141,7 +141,8 @@ impl CodeQuery {
             if live != 0 {
                 let at = (group - codes.first_group) * self.group_bytes;
                 let bytes = &codes.groups[at..at + self.group_bytes];
-                let passed = (self.kernel)(bytes, &self.tables, &lane_terms.terms, slack, threshold, &mut out);
+                let passed =
+                    (self.kernel)(bytes, &self.tables, &lane_terms.terms, slack, threshold, &mut out);
                 emit_lanes(group, live & passed, &out, slack, &mut threshold, emit);
             }
             group += 1;

@@ -190,7 +190,11 @@ impl Client {
 
     /// Many pieces at once through the cache, in the order asked for.
     pub async fn cached_ranges(&self, meter: &Meter, pieces: &[Piece]) -> Result<Vec<Bytes>> {
-        stream::iter(pieces.iter().map(|p| self.cached(meter, p))).buffered(IN_FLIGHT).try_collect().await
+        let reads = pieces.iter().map(|piece| {
+            let meter = meter.fork();
+            async move { self.cached(&meter, piece).await }
+        });
+        stream::iter(reads).buffered(IN_FLIGHT).try_collect().await
     }
 
     async fn fetch(&self, meter: &Meter, piece: &Piece) -> Result<Bytes> {

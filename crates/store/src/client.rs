@@ -171,8 +171,15 @@ impl Client {
     }
 
     /// Many ranges, of any objects, at once.
-    pub async fn ranges<K: AsRef<str>>(&self, meter: &Meter, pieces: &[(K, Range<u64>)]) -> Result<Vec<Bytes>> {
-        let reads = pieces.iter().map(|(key, range)| self.range(meter, key.as_ref(), range.clone()));
+    pub async fn ranges<K: AsRef<str>>(
+        &self,
+        meter: &Meter,
+        pieces: &[(K, Range<u64>)],
+    ) -> Result<Vec<Bytes>> {
+        let reads = pieces.iter().map(|(key, range)| {
+            let meter = meter.fork();
+            async move { self.range(&meter, key.as_ref(), range.clone()).await }
+        });
         stream::iter(reads).buffered(IN_FLIGHT).try_collect().await
     }
 
@@ -232,7 +239,7 @@ impl Client {
             Some(GetRange::Bounded(r)) => (Some(r.clone()), r.end - r.start),
             Some(GetRange::Suffix(n)) => (Some(*n..u64::MAX), *n),
             // Length unknown: as patient as with the longest object that is ever read whole.
-            Some(GetRange::Offset(_)) | None => (None, 64 << 20),
+            Some(GetRange::Offset(_)) | None => (None, 16 << 20),
         };
         let path = self.path(key)?;
         self.retrying(|| async {
@@ -290,7 +297,7 @@ impl Client {
     /// The object's full path. Refuses what could leave the prefix.
     fn path(&self, key: &str) -> Result<Path, Failure> {
         let relative = Path::parse(key).map_err(|e| Failure::Key(e.to_string()))?;
-        if relative.as_ref() != key {
+        if key.is_empty() || relative.as_ref() != key {
             return Err(Failure::Key(format!("`{key}` is not in its plain form")));
         }
         Ok(self.backend.prefix.parts().chain(relative.parts()).collect())

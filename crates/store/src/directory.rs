@@ -83,7 +83,10 @@ impl ObjectStore for Directory {
         let disk = self.disk.clone();
         blocking(move || {
             let mut temp = disk.temp(&target)?;
-            payload.iter().try_for_each(|chunk| temp.file.write_all(chunk)).map_err(|e| error(&temp.path, e))?;
+            payload
+                .iter()
+                .try_for_each(|chunk| temp.file.write_all(chunk))
+                .map_err(|e| error(&temp.path, e))?;
             disk.publish(temp, &target, create)
         })
         .await
@@ -100,7 +103,8 @@ impl ObjectStore for Directory {
         let target = self.reads.path_to_filesystem(location)?;
         let disk = self.disk.clone();
         let (temp, target) = blocking(move || Ok((disk.temp(&target)?, target))).await?;
-        let upload = DirectoryUpload { disk: self.disk.clone(), temp: Some(Arc::new(temp)), target, length: 0 };
+        let upload =
+            DirectoryUpload { disk: self.disk.clone(), temp: Some(Arc::new(temp)), target, length: 0 };
         Ok(Box::new(upload))
     }
 
@@ -116,7 +120,11 @@ impl ObjectStore for Directory {
         sorted(self.reads.list(prefix))
     }
 
-    fn list_with_offset(&self, prefix: Option<&Path>, offset: &Path) -> BoxStream<'static, Result<ObjectMeta>> {
+    fn list_with_offset(
+        &self,
+        prefix: Option<&Path>,
+        offset: &Path,
+    ) -> BoxStream<'static, Result<ObjectMeta>> {
         sorted(self.reads.list_with_offset(prefix, offset))
     }
 
@@ -268,7 +276,10 @@ impl MultipartUpload for DirectoryUpload {
         blocking(move || {
             let written = temp.file.metadata().map_err(|e| error(&temp.path, e))?.len();
             if written != length {
-                return Err(generic(format!("{written} of {length} bytes of {} were written", target.display())));
+                return Err(generic(format!(
+                    "{written} of {length} bytes of {} were written",
+                    target.display()
+                )));
             }
             disk.publish(temp, &target, false)
         })

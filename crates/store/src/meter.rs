@@ -5,6 +5,7 @@
 
 use std::fmt;
 use std::ops::{AddAssign, Range};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use serde::Serialize;
@@ -104,15 +105,27 @@ impl fmt::Display for Request {
 }
 
 /// The count of one operation. Clones share it; pass it to every call that belongs to the operation.
+///
+/// Calls that are sent together get one [`Meter::fork`] each: a store that answers at once would otherwise look as
+/// if each had waited for the one before.
 #[derive(Debug, Clone, Default)]
-pub struct Meter(Arc<Mutex<State>>);
+pub struct Meter {
+    count: Arc<Mutex<Count>>,
+    branch: Arc<Branch>,
+}
 
 #[derive(Debug, Default)]
-struct State {
+struct Count {
     io: Io,
-    /// Greatest depth among completed requests.
-    completed: u32,
     requests: Option<Vec<Request>>,
+}
+
+/// What a line of dependent requests has waited for.
+#[derive(Debug, Default)]
+struct Branch {
+    /// Greatest depth among the completed requests that a new one may depend on.
+    completed: AtomicU32,
+    parent: Option<Arc<Branch>>,
 }
 
 impl Meter {
@@ -123,29 +136,38 @@ impl Meter {
 
     /// Also keeps the list of requests.
     pub fn recording() -> Self {
-        Meter(Arc::new(Mutex::new(State { requests: Some(Vec::new()), ..State::default() })))
+        let count = Count { requests: Some(Vec::new()), ..Count::default() };
+        Meter { count: Arc::new(Mutex::new(count)), branch: Arc::default() }
+    }
+
+    /// The same count, for a call that is sent now: it depends on what completed until now and on its own requests,
+    /// not on those of other forks. What it completes counts for this meter.
+    pub fn fork(&self) -> Meter {
+        let completed = AtomicU32::new(self.branch.completed.load(Ordering::Relaxed));
+        let branch = Branch { completed, parent: Some(self.branch.clone()) };
+        Meter { count: self.count.clone(), branch: Arc::new(branch) }
     }
 
     /// The count so far.
     pub fn io(&self) -> Io {
-        self.state().io
+        self.count().io
     }
 
     /// The requests so far in the order they started; empty unless recording.
     pub fn requests(&self) -> Vec<Request> {
-        self.state().requests.clone().unwrap_or_default()
+        self.count().requests.clone().unwrap_or_default()
     }
 
     /// Bytes that came from the cache instead of the store.
     pub fn cache_hit(&self, bytes: u64) {
-        self.state().io.cache_hit_bytes += bytes;
+        self.count().io.cache_hit_bytes += bytes;
     }
 
     /// A request starts now, sending `sent` bytes of body.
     pub fn start(&self, method: Method, key: &str, range: Option<Range<u64>>, sent: u64) -> Ticket {
-        let mut state = self.state();
-        let depth = state.completed + 1;
-        let io = &mut state.io;
+        let depth = self.branch.completed.load(Ordering::Relaxed) + 1;
+        let mut count = self.count();
+        let io = &mut count.io;
         io.waves = io.waves.max(depth);
         io.bytes_written += sent;
         match method {
@@ -154,15 +176,15 @@ impl Meter {
             Method::Create | Method::Put => io.puts += 1,
             Method::Delete => io.deletes += 1,
         }
-        if let Some(requests) = &mut state.requests {
+        if let Some(requests) = &mut count.requests {
             requests.push(Request { method, key: key.to_owned(), range, depth });
         }
-        drop(state);
+        drop(count);
         Ticket { meter: self.clone(), depth }
     }
 
-    fn state(&self) -> MutexGuard<'_, State> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    fn count(&self) -> MutexGuard<'_, Count> {
+        self.count.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -176,9 +198,12 @@ pub struct Ticket {
 impl Ticket {
     /// The reply is complete, `received` bytes of body with it.
     pub fn finish(self, received: u64) {
-        let mut state = self.meter.state();
-        state.completed = state.completed.max(self.depth);
-        state.io.bytes_read += received;
+        self.meter.count().io.bytes_read += received;
+        let mut branch = Some(&self.meter.branch);
+        while let Some(b) = branch {
+            b.completed.fetch_max(self.depth, Ordering::Relaxed);
+            branch = b.parent.as_ref();
+        }
     }
 }
 

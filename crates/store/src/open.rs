@@ -35,7 +35,8 @@ impl Location {
     /// Reads a store URL. Anything without a scheme is a path.
     pub fn parse(url: &str) -> Result<Self> {
         let wrong = |message: String| {
-            Error::invalid("store", message).with_hint("use a path, file:///path, memory: or s3://bucket/prefix")
+            Error::invalid("store", message)
+                .with_hint("use a path, file:///path, memory: or s3://bucket/prefix")
         };
         if url.is_empty() {
             return Err(wrong("the store's URL is empty".to_owned()));
@@ -156,8 +157,9 @@ pub fn open(location: &Location, env: &StoreEnv, create: bool) -> Result<Backend
         }
         Location::S3 { bucket, prefix } => {
             let s3 = s3(bucket, env).map_err(|e| cannot_open(location, e))?;
-            let prefix = Path::parse(prefix)
-                .map_err(|e| Error::invalid("store", format!("`{prefix}` cannot be a prefix of keys: {e}")))?;
+            let prefix = Path::parse(prefix).map_err(|e| {
+                Error::invalid("store", format!("`{prefix}` cannot be a prefix of keys: {e}"))
+            })?;
             Ok(Backend::paged(Arc::new(s3), prefix))
         }
     }

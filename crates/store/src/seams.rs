@@ -47,7 +47,10 @@ impl Seams {
     /// Tokio's time, which stands still unless nothing else can run when the runtime was built paused, and
     /// randomness from `seed`. Call inside a tokio runtime.
     pub fn simulated(seed: u64) -> Self {
-        Seams { clock: Arc::new(SimulatedClock::new(SimulatedClock::START_MS)), random: Arc::new(SeededRandom::new(seed)) }
+        Seams {
+            clock: Arc::new(SimulatedClock::new(SimulatedClock::START_MS)),
+            random: Arc::new(SeededRandom::new(seed)),
+        }
     }
 
     /// A fresh token.

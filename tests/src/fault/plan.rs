@@ -105,7 +105,9 @@ impl Plan {
 
     /// A number for `stream` of call `number` that depends on the seed alone (splitmix64).
     pub(super) fn draw(&self, number: u64, stream: u64) -> u64 {
-        let mut z = self.seed ^ number.wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ stream.wrapping_mul(0xd1b5_4a32_d192_ed03);
+        let mut z = self.seed
+            ^ number.wrapping_mul(0x9e37_79b9_7f4a_7c15)
+            ^ stream.wrapping_mul(0xd1b5_4a32_d192_ed03);
         z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
         z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
         z ^ (z >> 31)

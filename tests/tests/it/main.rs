@@ -2,3 +2,4 @@
 
 mod conformance;
 mod fault;
+mod s3;

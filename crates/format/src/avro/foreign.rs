@@ -76,7 +76,7 @@ impl Normaliser {
     /// One uncompressed block. `first_row` is the number of its first record, for messages.
     pub fn block(&self, block: &Block, first_row: u64) -> Result<Block> {
         let Some(writer) = &self.writer else { return Ok(block.clone()) };
-        apache_avro::max_allocation_bytes(VALUE_BYTES);
+        apache_avro::util::max_allocation_bytes(VALUE_BYTES);
         let undecodable = |row: u64, e: apache_avro::Error| {
             Error::invalid(format!("records[{row}]"), format!("it cannot be decoded by its Avro schema: {e}"))
         };
@@ -179,11 +179,14 @@ impl Cost {
         }
         let mut size = Size { weight: 1, empty: matches!(schema, Avro::Null) };
         match schema {
-            Avro::Array(a) if self.of(&a.items, depth + 1)?.empty => {
-                return Err("it has an array whose items take no bytes");
+            Avro::Array(a) => {
+                let items = self.of(&a.items, depth + 1)?;
+                if items.empty {
+                    return Err("it has an array whose items take no bytes");
+                }
+                size.weight = size.weight.saturating_add(items.weight);
             }
-            Avro::Array(a) => size.weight += self.of(&a.items, depth + 1)?.weight,
-            Avro::Map(m) => size.weight += self.of(&m.types, depth + 1)?.weight,
+            Avro::Map(m) => size.weight = size.weight.saturating_add(self.of(&m.types, depth + 1)?.weight),
             Avro::Union(u) => {
                 for variant in u.variants() {
                     size.weight = size.weight.saturating_add(self.of(variant, depth + 1)?.weight);

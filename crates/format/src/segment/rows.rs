@@ -109,7 +109,9 @@ impl RowsAddress {
         let base = t.many(groups, 8, Take::u64)?;
         let short_page_headers = t.many(groups, 4, Take::u32)?;
         let sound = rows <= u64::from(u32::MAX)
-            && stride > 0
+            && (1..=1 << 20).contains(&stride)
+            && page_header < 1 << 24
+            && short_page_headers.iter().all(|h| *h < 1 << 24)
             && row_group_rows > 0
             && row_group_rows % PAGE_ROWS == 0
             && groups as u64 == rows.div_ceil(u64::from(row_group_rows))

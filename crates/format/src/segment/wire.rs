@@ -69,6 +69,11 @@ impl<'a> Take<'a> {
         self.bytes.len() - self.at
     }
 
+    /// The bytes not yet read.
+    pub(crate) fn rest(&self) -> &'a [u8] {
+        &self.bytes[self.at..]
+    }
+
     /// Position from the start.
     pub(crate) fn at(&self) -> usize {
         self.at

@@ -31,7 +31,10 @@ impl Failure {
             Failure::Key(_) => true,
             Failure::Store(e) => matches!(
                 e,
-                NotImplemented { .. } | NotSupported { .. } | PermissionDenied { .. } | Unauthenticated { .. }
+                NotImplemented { .. }
+                    | NotSupported { .. }
+                    | PermissionDenied { .. }
+                    | Unauthenticated { .. }
             ),
         }
     }
@@ -90,7 +93,9 @@ pub(super) fn failed(method: &str, key: &str, failure: Failure) -> Error {
     let (kind, hint) = match &e {
         E::NotFound { .. } => (Kind::NotFound, None),
         E::AlreadyExists { .. } | E::Precondition { .. } => (Kind::Conflict, None),
-        E::PermissionDenied { .. } => (Kind::Unavailable, Some("check what these credentials may do in the store")),
+        E::PermissionDenied { .. } => {
+            (Kind::Unavailable, Some("check what these credentials may do in the store"))
+        }
         E::Unauthenticated { .. } => (Kind::Unavailable, Some("check the store's credentials")),
         E::NotImplemented { .. } | E::NotSupported { .. } => {
             (Kind::Unavailable, Some("run `esker doctor`: this store lacks what the protocol needs"))

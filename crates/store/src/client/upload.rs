@@ -28,8 +28,12 @@ impl Client {
         }
         self.retrying(|| async {
             let mut upload = self.upload(meter, key);
-            upload.push(bytes.clone()).await?;
-            upload.complete().await
+            let done = async {
+                upload.push(bytes.clone()).await?;
+                upload.complete().await
+            }
+            .await;
+            upload.settle(done).await
         })
         .await
         .map_err(|e| failed("PUT", key, e))
@@ -67,13 +71,13 @@ impl Upload {
     /// Appends bytes; waits while enough parts are in flight.
     pub async fn write(&mut self, bytes: Bytes) -> Result<()> {
         let pushed = self.push(bytes).await;
-        self.settle(pushed).await
+        self.settle(pushed).await.map_err(|e| failed("PUT", &self.key, e))
     }
 
     /// Completes the object and returns its length.
     pub async fn finish(mut self) -> Result<u64> {
         let completed = self.complete().await;
-        self.settle(completed).await?;
+        self.settle(completed).await.map_err(|e| failed("PUT", &self.key, e))?;
         Ok(self.length)
     }
 
@@ -83,13 +87,14 @@ impl Upload {
     }
 
     /// On failure tells the store to forget the parts; that may fail too and then costs only space.
-    async fn settle(&mut self, done: Result<(), Failure>) -> Result<()> {
-        let Err(e) = done else { return Ok(()) };
-        if let Some(mut parts) = self.parts.take() {
+    async fn settle(&mut self, done: Result<(), Failure>) -> Result<(), Failure> {
+        if done.is_err()
+            && let Some(mut parts) = self.parts.take()
+        {
             self.sending = FuturesUnordered::new();
             let _ = self.client.in_time(0, parts.abort()).await;
         }
-        Err(failed("PUT", &self.key, e))
+        done
     }
 
     async fn push(&mut self, bytes: Bytes) -> Result<(), Failure> {

@@ -34,3 +34,15 @@ fn prices_follow_the_list() {
     let io = Io { gets: 1000, puts: 1000, lists: 1000, deletes: 1000, ..Io::default() };
     assert!((io.usd() - 0.0104).abs() < 1e-12);
 }
+
+#[test]
+fn forks_do_not_wait_for_each_other() {
+    let meter = Meter::new();
+    let (a, b) = (meter.fork(), meter.fork());
+    a.start(Method::Get, "a", None, 0).finish(0);
+    a.start(Method::Get, "a again", None, 0).finish(0);
+    b.start(Method::Get, "b", None, 0).finish(0);
+    assert_eq!(meter.io().waves, 2);
+    meter.start(Method::Get, "c", None, 0).finish(0);
+    assert_eq!((meter.io().waves, meter.io().gets), (3, 4));
+}

@@ -2,7 +2,8 @@ use super::*;
 
 #[test]
 fn urls_are_read() {
-    let s3 = |bucket: &str, prefix: &str| Location::S3 { bucket: bucket.to_owned(), prefix: prefix.to_owned() };
+    let s3 =
+        |bucket: &str, prefix: &str| Location::S3 { bucket: bucket.to_owned(), prefix: prefix.to_owned() };
     for (url, wanted) in [
         ("data", Location::Directory("data".into())),
         ("./a b", Location::Directory("./a b".into())),
@@ -15,7 +16,9 @@ fn urls_are_read() {
     ] {
         assert_eq!(Location::parse(url).unwrap(), wanted, "{url}");
     }
-    for url in ["", "s3://", "s3:///x", "gs://bucket", "http://host/x", "s3://bucket/a/../b", "s3://user@bucket/x"] {
+    for url in
+        ["", "s3://", "s3:///x", "gs://bucket", "http://host/x", "s3://bucket/a/../b", "s3://user@bucket/x"]
+    {
         let e = Location::parse(url).unwrap_err();
         assert_eq!((e.kind(), e.field()), (Kind::Invalid, Some("store")), "{url}");
         assert!(e.hint().is_some());

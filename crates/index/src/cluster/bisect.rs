@@ -1,0 +1,186 @@
+//! Balanced bisection: a partition and an order in one.
+
+use diskann_vector::distance::{Distance, DistanceProvider, Metric as Kernel};
+
+use super::{Rows, parallel};
+use crate::seed::SplitMix;
+
+/// Rows on which a cut is learnt.
+const SAMPLE: usize = 256;
+/// 2-means rounds per cut.
+const ROUNDS: usize = 4;
+/// The smaller side of a cut has at least this share: 1 in 4.
+const BALANCE: usize = 4;
+
+/// A node: some rows, to be cut into so many parts.
+struct Node<'a> {
+    ids: &'a mut [u32],
+    parts: usize,
+    /// Where the node starts in the whole, which also seeds it: the same whatever thread works on it.
+    start: usize,
+}
+
+/// Reorders `ids` so that near rows come together, cut into `parts` consecutive parts of similar size (at most one part
+/// per row; none for no rows); returns their ends. Each cut is that of 2-means on a sample, moved where it would leave
+/// less than a quarter on one side; rows that cannot be told apart are cut by number.
+pub(super) fn bisect(
+    rows: &Rows<'_>,
+    ids: &mut [u32],
+    parts: usize,
+    seed: u64,
+    threads: usize,
+) -> Vec<usize> {
+    if ids.is_empty() {
+        return Vec::new();
+    }
+    let parts = parts.clamp(1, ids.len());
+    let mut ends = Vec::with_capacity(parts);
+    let mut level = vec![Node { ids, parts, start: 0 }];
+    let dot = <f32 as DistanceProvider<f32>>::distance_comparer(Kernel::InnerProduct, Some(rows.d));
+    while !level.is_empty() {
+        let mut cuts: Vec<(Node<'_>, usize, usize)> = level.into_iter().map(|node| (node, 0, 0)).collect();
+        // Few large nodes near the root are tasks of their own, many small ones share a task.
+        let together = (cuts.len() / (16 * threads.max(1))).max(1);
+        parallel::for_chunks(threads, &mut cuts, together, |_, cuts| {
+            let mut cutter = Cutter::new(rows, dot);
+            for (node, left, left_parts) in cuts {
+                if node.parts > 1 {
+                    (*left, *left_parts) = cutter.cut(node, seed);
+                }
+            }
+        });
+        level = Vec::with_capacity(2 * cuts.len());
+        for (node, left, left_parts) in cuts {
+            if node.parts <= 1 {
+                ends.push(node.start + node.ids.len());
+                continue;
+            }
+            let (low, high) = node.ids.split_at_mut(left);
+            level.push(Node { ids: low, parts: left_parts, start: node.start });
+            level.push(Node { ids: high, parts: node.parts - left_parts, start: node.start + left });
+        }
+    }
+    ends.sort_unstable();
+    ends
+}
+
+/// Buffers for cutting one node after another.
+struct Cutter<'a> {
+    rows: &'a Rows<'a>,
+    dot: Distance<f32, f32>,
+    sample: Vec<u32>,
+    projected: Vec<(f32, u32)>,
+    means: [Vec<f32>; 2],
+    direction: Vec<f32>,
+}
+
+impl<'a> Cutter<'a> {
+    fn new(rows: &'a Rows<'a>, dot: Distance<f32, f32>) -> Self {
+        let zero = vec![0.0; rows.d];
+        Self {
+            rows,
+            dot,
+            sample: Vec::new(),
+            projected: Vec::new(),
+            means: [zero.clone(), zero.clone()],
+            direction: zero,
+        }
+    }
+
+    /// Partitions the node's rows; returns how many rows and how many parts go left.
+    fn cut(&mut self, node: &mut Node<'_>, seed: u64) -> (usize, usize) {
+        let (n, parts) = (node.ids.len(), node.parts);
+        if n == 2 {
+            return (1, 1);
+        }
+        let mut random = SplitMix::new(seed ^ (node.start as u64) << 32 ^ n as u64);
+        self.sample.clear();
+        if n <= SAMPLE {
+            self.sample.extend_from_slice(node.ids);
+        } else {
+            let stretch = |i: usize| i * n / SAMPLE;
+            self.sample.extend(
+                (0..SAMPLE).map(|i| node.ids[stretch(i) + random.below(stretch(i + 1) - stretch(i))]),
+            );
+        }
+        let middle = self.two_means(&mut random);
+
+        self.projected.clear();
+        for &id in node.ids.iter() {
+            self.projected.push((self.project(id), id));
+        }
+        let natural = self.projected.iter().filter(|(at, _)| *at < middle).count();
+        // Parts follow rows, each side gets at least one part and a part never lacks a row.
+        let left_rows = natural.clamp(n.div_ceil(BALANCE), n - n.div_ceil(BALANCE));
+        let left_parts = ((left_rows * parts + n / 2) / n).clamp(1, parts - 1);
+        let left = left_rows.clamp(left_parts, n - (parts - left_parts));
+        self.projected.select_nth_unstable_by(left, |a, b| a.0.total_cmp(&b.0).then(a.1.cmp(&b.1)));
+        node.ids.iter_mut().zip(&self.projected).for_each(|(id, projected)| *id = projected.1);
+        (left, left_parts)
+    }
+
+    /// 2-means on the sample, from two far rows; leaves the direction between the means and returns the projection of
+    /// the point halfway between them.
+    fn two_means(&mut self, random: &mut SplitMix) -> f32 {
+        let any = self.sample[random.below(self.sample.len())];
+        let one = self.farthest(any);
+        let other = self.farthest(one);
+        self.copy_to_mean(0, one);
+        self.copy_to_mean(1, other);
+        let mut middle = self.aim();
+        for _ in 0..ROUNDS {
+            let mut counts = [0usize; 2];
+            let mut sums = [vec![0f32; self.rows.d], vec![0f32; self.rows.d]];
+            for &id in &self.sample {
+                let side = usize::from(self.project(id) >= middle);
+                counts[side] += 1;
+                let inverse = self.rows.inverse(id);
+                sums[side].iter_mut().zip(self.rows.row(id)).for_each(|(sum, x)| *sum += x * inverse);
+            }
+            if counts.contains(&0) {
+                break;
+            }
+            for side in 0..2 {
+                let count = counts[side] as f32;
+                self.means[side].iter_mut().zip(&sums[side]).for_each(|(mean, sum)| *mean = sum / count);
+            }
+            middle = self.aim();
+        }
+        middle
+    }
+
+    fn farthest(&self, from: u32) -> u32 {
+        let (row, inverse) = (self.rows.row(from), self.rows.inverse(from));
+        let mut far = (f32::NEG_INFINITY, from);
+        for &id in &self.sample {
+            let other = self.rows.row(id);
+            let scale = self.rows.inverse(id);
+            // ‖x‖² − 2⟨x, from⟩: the distance up to a constant. `dot` comes back negated.
+            let square = -self.dot.call(other, other) * scale * scale;
+            let distance = square + 2.0 * self.dot.call(other, row) * scale * inverse;
+            if distance > far.0 {
+                far = (distance, id);
+            }
+        }
+        far.1
+    }
+
+    fn copy_to_mean(&mut self, side: usize, id: u32) {
+        let inverse = self.rows.inverse(id);
+        self.means[side].iter_mut().zip(self.rows.row(id)).for_each(|(mean, x)| *mean = x * inverse);
+    }
+
+    fn aim(&mut self) -> f32 {
+        let [low, high] = &self.means;
+        let mut middle = 0f64;
+        for ((direction, low), high) in self.direction.iter_mut().zip(low).zip(high) {
+            *direction = high - low;
+            middle += f64::from(*direction) * f64::from(high + low) * 0.5;
+        }
+        middle as f32
+    }
+
+    fn project(&self, id: u32) -> f32 {
+        -self.dot.call(self.rows.row(id), &self.direction) * self.rows.inverse(id)
+    }
+}
