@@ -9,13 +9,17 @@
 //! | `esker.seq` | the entry's number, decimal |
 //! | `esker.batches` | JSON: the batches, in the order of the rows |
 //! | `esker.body` | JSON, when the rows are in a body object: which one, its length and CRC32C |
-//! | `esker.ids` | with a body: the rows' id hashes, 8 bytes each, little-endian |
+//! | `esker.ids` | with a body: the rows' id hashes, 8 bytes each, little-endian, in base64 |
 //! | `avro.schema`, `avro.codec` | as in any container; the codec is `null` |
+//!
+//! All values are text, because fastavro refuses a file of which one is not UTF-8.
 //!
 //! A body is a container of the same blocks with `esker.format`, `esker.features` and `esker.collection`.
 
 use std::collections::BTreeMap;
 
+use base64::Engine;
+use base64::prelude::BASE64_STANDARD as BASE64;
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
@@ -181,7 +185,7 @@ pub fn encode(parts: &EntryParts<'_>) -> Result<Vec<u8>> {
         return Ok(container::write(&meta, &blocks_of(parts.batches)));
     };
     meta.insert(BODY.to_owned(), json(body)?);
-    meta.insert(IDS.to_owned(), hashes);
+    meta.insert(IDS.to_owned(), BASE64.encode(hashes).into_bytes());
     Ok(container::write(&meta, &[]))
 }
 
@@ -210,10 +214,9 @@ pub fn decode(key: &str, bytes: Bytes) -> Result<Entry> {
     let body: Option<BodyRef> =
         container.meta.contains_key(BODY).then(|| parse(key, &container, BODY)).transpose()?;
     let rows = check_rows(&batches).ok_or_else(|| corrupt("its batches have too many rows".to_owned()))?;
-    let ids = match (&body, container.meta.get(IDS)) {
-        (Some(_), Some(hashes)) if hashes.len() as u64 == rows * 8 => {
-            Some(hashes.as_chunks().0.iter().map(|b| u64::from_le_bytes(*b)).collect())
-        }
+    let ids = container.meta.get(IDS).map(|text| parse_ids(text));
+    let ids = match (&body, ids) {
+        (Some(_), Some(Some(ids))) if ids.len() as u64 == rows => Some(ids),
         (None, None) => None,
         _ => return Err(corrupt(format!("{IDS} does not fit its batches"))),
     };
@@ -372,6 +375,12 @@ fn check_common(key: &str, container: &Container) -> Result<u64> {
         return Err(Error::corrupt(key, "its blocks are compressed"));
     }
     Ok(flags)
+}
+
+fn parse_ids(text: &[u8]) -> Option<Vec<u64>> {
+    let bytes = BASE64.decode(text).ok()?;
+    let (ids, rest) = bytes.as_chunks();
+    rest.is_empty().then(|| ids.iter().map(|b| u64::from_le_bytes(*b)).collect())
 }
 
 /// The number of rows, if an entry can have that many.

@@ -2,6 +2,7 @@
 #![allow(unsafe_code)]
 
 use crate::Metric;
+use crate::sums::{dot, norm};
 
 /// Centroids as stored and as scanned.
 ///
@@ -104,9 +105,9 @@ impl Centroids {
             |values: &mut dyn Iterator<Item = f32>| values.map(|x| f64::from(x) * f64::from(x)).sum::<f64>();
         for leaf in 0..self.steps.len() {
             self.dequantised(leaf, &mut centroid);
-            self.norms.push(square(&mut centroid.iter().copied()).sqrt() as f32);
-            let centred = square(&mut centroid.iter().zip(&self.mean).map(|(c, m)| c - m));
-            self.centred.push(centred as f32);
+            self.norms.push(norm(&centroid) as f32);
+            centroid.iter_mut().zip(&self.mean).for_each(|(c, m)| *c -= m);
+            self.centred.push(dot(&centroid, &centroid) as f32);
         }
     }
 
@@ -151,11 +152,11 @@ impl Centroids {
         let operand: Vec<f32> = match metric {
             Metric::L2 => query.iter().zip(&self.mean).map(|(q, m)| q - m).collect(),
             Metric::Cosine | Metric::Dot => {
-                offset = query.iter().zip(&self.mean).map(|(q, m)| f64::from(*q) * f64::from(*m)).sum();
+                offset = dot(&query, &self.mean);
                 query
             }
         };
-        let square: f64 = operand.iter().map(|x| f64::from(*x) * f64::from(*x)).sum();
+        let square = dot(&operand, &operand);
         let (rounded, query_step) = round_query(&operand, self.d);
         let mut scores = vec![0f32; self.leaves()];
         products(&self.codes, &rounded, &mut scores);
@@ -196,22 +197,38 @@ fn products(codes: &[i8], query: &[i16], out: &mut [f32]) {
     products_scalar(codes, query, out);
 }
 
+/// The scalar twin: integers, so exact in both.
+fn products_scalar(codes: &[i8], query: &[i16], out: &mut [f32]) {
+    for (centroid, out) in codes.chunks_exact(query.len().max(1)).zip(out) {
+        let products = centroid.iter().zip(query).map(|(c, q)| i64::from(i32::from(*c) * i32::from(*q)));
+        *out = products.sum::<i64>() as f32;
+    }
+}
+
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx2")]
 fn products_avx2(codes: &[i8], query: &[i16], out: &mut [f32]) {
-    products_scalar(codes, query, out);
-}
-
-/// The scalar twin; compiled once more with wide integer multiply-adds, exact in both.
-#[inline(always)]
-fn products_scalar(codes: &[i8], query: &[i16], out: &mut [f32]) {
+    use std::arch::x86_64::*;
+    let whole = query.len() / 16 * 16;
     for (centroid, out) in codes.chunks_exact(query.len().max(1)).zip(out) {
-        // 1,024 products of 7 and 13 bits fit an i32; the sum of 8,192 would not.
-        let parts = centroid.chunks(1024).zip(query.chunks(1024));
-        let exact: i64 = parts
-            .map(|(c, q)| i64::from(c.iter().zip(q).map(|(c, q)| i32::from(*c) * i32::from(*q)).sum::<i32>()))
-            .sum();
-        *out = exact as f32;
+        let mut sums = _mm256_setzero_si256();
+        for at in (0..whole).step_by(16) {
+            // SAFETY: at + 16 ≤ query.len() = centroid.len().
+            let (code, query) = unsafe {
+                (
+                    _mm_loadu_si128(centroid.as_ptr().add(at).cast()),
+                    _mm256_loadu_si256(query.as_ptr().add(at).cast()),
+                )
+            };
+            // A lane sums at most 8,192/8 products below 2^20: below 2^31.
+            sums = _mm256_add_epi32(sums, _mm256_madd_epi16(_mm256_cvtepi8_epi16(code), query));
+        }
+        let mut lanes = [0i32; 8];
+        // SAFETY: eight i32 are written into an array of eight.
+        unsafe { _mm256_storeu_si256(lanes.as_mut_ptr().cast(), sums) };
+        let rest = centroid[whole..].iter().zip(&query[whole..]).map(|(c, q)| i32::from(*c) * i32::from(*q));
+        *out = (lanes.iter().map(|lane| i64::from(*lane)).sum::<i64>() + rest.map(i64::from).sum::<i64>())
+            as f32;
     }
 }
 

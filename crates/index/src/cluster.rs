@@ -22,7 +22,7 @@ const TRAIN_PER_LEAF: usize = 64;
 /// Segments up to this many rows are trained on all of them.
 const TRAIN_ALL: usize = 1 << 17;
 /// Assignments on the training rows, each followed by new means.
-const TRAIN_ROUNDS: usize = 2;
+const TRAIN_ROUNDS: usize = 3;
 /// Assignments of all rows after training ("refine twice").
 const REFINE_ROUNDS: usize = 2;
 /// A leaf is split above this multiple of the target …

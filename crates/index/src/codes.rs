@@ -3,6 +3,7 @@
 use half::f16;
 
 use crate::fastscan::{pack_bits, unpack_bits};
+use crate::sums::{dot, norm};
 use crate::{Metric, Rotation};
 
 /// Postings per group.
@@ -31,7 +32,7 @@ pub fn group_bytes(d: usize) -> usize {
 /// Source: RaBitQ, arXiv 2405.12497 (estimator and its error), 2409.09913.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct RowCode {
-    /// D bits: bit j is set where coordinate j of the rotated residual is positive or zero.
+    /// D bits: bit j is set where coordinate j of the rotated residual has no minus sign.
     pub bits: Vec<u64>,
     /// Additive factor.
     pub f_add: f16,
@@ -65,6 +66,7 @@ impl RowCode {
 /// centroid): the stored scale σ. Never zero, so that it can divide.
 pub fn residual_scale<'a>(metric: Metric, d: usize, rows: &[f32], leaf: impl Fn(usize) -> &'a [f32]) -> f32 {
     let (mut total, mut count) = (0f64, 0u64);
+    let mut residual = vec![0f32; d];
     for (index, row) in rows.chunks_exact(d.max(1)).enumerate() {
         let inverse = inverse_norm(metric, row);
         let square: f32 =
@@ -84,7 +86,7 @@ pub(crate) fn inverse_norm(metric: Metric, row: &[f32]) -> f32 {
     if metric != Metric::Cosine {
         return 1.0;
     }
-    let norm = row.iter().map(|x| f64::from(*x) * f64::from(*x)).sum::<f64>().sqrt();
+    let norm = norm(row);
     if norm > 0.0 { (1.0 / norm) as f32 } else { 0.0 }
 }
 
@@ -136,12 +138,9 @@ impl LeafEncoder<'_> {
     pub fn encode(&mut self, row: &[f32], out: &mut RowCode) {
         let Encoder { metric, rotation, scale, .. } = self.encoder;
         let inverse = inverse_norm(*metric, row);
-        let (mut square, mut along) = (0f64, 0f64);
-        for ((r, x), c) in self.residual.iter_mut().zip(row).zip(self.centroid) {
-            *r = x * inverse - c;
-            square += f64::from(*r * *r);
-            along += f64::from(*r * c);
-        }
+        self.residual.iter_mut().zip(row).zip(self.centroid).for_each(|((r, x), c)| *r = x * inverse - c);
+        let square = dot(&self.residual, &self.residual);
+        let along = dot(&self.residual, self.centroid);
         rotation.apply(&self.residual, &mut self.rotated);
         let (l1, signed_centroid) = self.take_signs(out);
 
@@ -172,13 +171,13 @@ impl LeafEncoder<'_> {
         let (mut l1, mut signed_centroid) = (0f64, 0f64);
         for (values, centroid) in self.rotated.chunks_exact(64).zip(self.rotated_centroid.chunks_exact(64)) {
             let mut word = 0u64;
-            let (mut sum, mut signed) = ([0f32; 8], [0f32; 8]);
-            for (part, (r, c)) in values.chunks_exact(8).zip(centroid.chunks_exact(8)).enumerate() {
-                for lane in 0..8 {
-                    let positive = r[lane] >= 0.0;
-                    word |= u64::from(positive) << (8 * part + lane);
+            let (mut sum, mut signed) = ([0f32; 16], [0f32; 16]);
+            for (part, (r, c)) in values.chunks_exact(16).zip(centroid.chunks_exact(16)).enumerate() {
+                for lane in 0..16 {
+                    let sign = r[lane].to_bits() & 0x8000_0000;
                     sum[lane] += r[lane].abs();
-                    signed[lane] += if positive { c[lane] } else { -c[lane] };
+                    signed[lane] += f32::from_bits(c[lane].to_bits() ^ sign);
+                    word |= u64::from(sign == 0) << (16 * part + lane);
                 }
             }
             out.bits.push(word);

@@ -18,6 +18,7 @@ mod metric;
 mod rotation;
 mod scan;
 mod seed;
+mod sums;
 mod topk;
 
 pub use bits::{Bitset, lanes};

@@ -68,7 +68,7 @@ impl CodeQuery {
     pub fn new(metric: Metric, d: usize, rotation: &Rotation, scale: f32, query: &[f32]) -> Self {
         let inverse = crate::codes::inverse_norm(metric, query);
         let unit_query: Vec<f32> = query.iter().map(|x| x * inverse).collect();
-        let norm = unit_query.iter().map(|x| f64::from(*x) * f64::from(*x)).sum::<f64>().sqrt() as f32;
+        let norm = crate::sums::norm(&unit_query) as f32;
         let mut rotated = vec![0.0; rotation.padded()];
         rotation.apply(&unit_query, &mut rotated);
         rotated.resize(padded(d), 0.0);

@@ -54,7 +54,8 @@ pub struct Container {
     pub blocks: Vec<Block>,
 }
 
-/// A container of the record's schema with codec null and our marker. `meta` is completed by the two `avro.` keys.
+/// A container of the record's schema with codec null and our marker. `meta` is completed by the two `avro.` keys;
+/// its values should be UTF-8, or fastavro does not open the file.
 pub fn write(meta: &BTreeMap<String, Vec<u8>>, blocks: &[(u64, &[u8])]) -> Vec<u8> {
     let mut meta = meta.clone();
     meta.insert(SCHEMA_KEY.to_owned(), crate::record::SCHEMA.as_bytes().to_vec());

@@ -7,8 +7,12 @@ use crate::seed::SplitMix;
 
 /// Rows on which a cut is learnt.
 const SAMPLE: usize = 256;
-/// 2-means rounds per cut.
+/// 2-means rounds per cut …
 const ROUNDS: usize = 4;
+/// … and for cuts inside a leaf, which only order it.
+const SMALL_ROUNDS: usize = 2;
+/// Rows of a cut inside a leaf.
+const SMALL: usize = 64;
 /// The smaller side of a cut has at least this share: 1 in 4.
 const BALANCE: usize = 4;
 
@@ -35,33 +39,52 @@ pub(super) fn bisect(
     }
     let parts = parts.clamp(1, ids.len());
     let mut ends = Vec::with_capacity(parts);
-    let mut level = vec![Node { ids, parts, start: 0 }];
-    let dot = <f32 as DistanceProvider<f32>>::distance_comparer(Kernel::InnerProduct, Some(rows.d));
-    while !level.is_empty() {
-        let mut cuts: Vec<(Node<'_>, usize, usize)> = level.into_iter().map(|node| (node, 0, 0)).collect();
-        // Few large nodes near the root are tasks of their own, many small ones share a task.
-        let together = (cuts.len() / (16 * threads.max(1))).max(1);
-        parallel::for_chunks(threads, &mut cuts, together, |_, cuts| {
-            let mut cutter = Cutter::new(rows, dot);
-            for (node, left, left_parts) in cuts {
-                if node.parts > 1 {
-                    (*left, *left_parts) = cutter.cut(node, seed);
-                }
-            }
+    let mut nodes = vec![Node { ids, parts, start: 0 }];
+    // Level by level until there is work for every thread, …
+    while threads > 1 && !nodes.is_empty() && nodes.len() < 16 * threads {
+        let mut cuts: Vec<(Node<'_>, Cut)> = nodes.into_iter().map(|node| (node, Cut::default())).collect();
+        parallel::for_chunks(threads, &mut cuts, 1, |_, cuts| {
+            let mut cutter = Cutter::new(rows);
+            cuts.iter_mut().for_each(|(node, cut)| *cut = cutter.cut(node, seed));
         });
-        level = Vec::with_capacity(2 * cuts.len());
-        for (node, left, left_parts) in cuts {
-            if node.parts <= 1 {
-                ends.push(node.start + node.ids.len());
-                continue;
-            }
-            let (low, high) = node.ids.split_at_mut(left);
-            level.push(Node { ids: low, parts: left_parts, start: node.start });
-            level.push(Node { ids: high, parts: node.parts - left_parts, start: node.start + left });
-        }
+        nodes = Vec::with_capacity(2 * cuts.len());
+        cuts.into_iter().for_each(|(node, cut)| node.divide(cut, &mut nodes, &mut ends));
     }
+    // … then each subtree by itself.
+    let mut subtrees: Vec<(Vec<Node<'_>>, Vec<usize>)> =
+        nodes.into_iter().map(|node| (vec![node], Vec::new())).collect();
+    parallel::for_chunks(threads, &mut subtrees, 1, |_, subtrees| {
+        let mut cutter = Cutter::new(rows);
+        for (stack, ends) in subtrees {
+            while let Some(mut node) = stack.pop() {
+                let cut = cutter.cut(&mut node, seed);
+                node.divide(cut, stack, ends);
+            }
+        }
+    });
+    subtrees.into_iter().for_each(|(_, found)| ends.extend(found));
     ends.sort_unstable();
     ends
+}
+
+/// How many rows and how many parts go left.
+#[derive(Clone, Copy, Default)]
+struct Cut {
+    rows: usize,
+    parts: usize,
+}
+
+impl<'a> Node<'a> {
+    /// Pushes the two sides, or the end of a node that is a single part.
+    fn divide(self, cut: Cut, nodes: &mut Vec<Node<'a>>, ends: &mut Vec<usize>) {
+        if self.parts <= 1 {
+            ends.push(self.start + self.ids.len());
+            return;
+        }
+        let (low, high) = self.ids.split_at_mut(cut.rows);
+        nodes.push(Node { ids: low, parts: cut.parts, start: self.start });
+        nodes.push(Node { ids: high, parts: self.parts - cut.parts, start: self.start + cut.rows });
+    }
 }
 
 /// Buffers for cutting one node after another.
@@ -71,27 +94,33 @@ struct Cutter<'a> {
     sample: Vec<u32>,
     projected: Vec<(f32, u32)>,
     means: [Vec<f32>; 2],
+    sums: [Vec<f32>; 2],
     direction: Vec<f32>,
 }
 
 impl<'a> Cutter<'a> {
-    fn new(rows: &'a Rows<'a>, dot: Distance<f32, f32>) -> Self {
+    fn new(rows: &'a Rows<'a>) -> Self {
         let zero = vec![0.0; rows.d];
+        let dot = <f32 as DistanceProvider<f32>>::distance_comparer(Kernel::InnerProduct, Some(rows.d));
         Self {
             rows,
             dot,
             sample: Vec::new(),
             projected: Vec::new(),
             means: [zero.clone(), zero.clone()],
+            sums: [zero.clone(), zero.clone()],
             direction: zero,
         }
     }
 
-    /// Partitions the node's rows; returns how many rows and how many parts go left.
-    fn cut(&mut self, node: &mut Node<'_>, seed: u64) -> (usize, usize) {
+    /// Partitions the node's rows, if they are more than one part.
+    fn cut(&mut self, node: &mut Node<'_>, seed: u64) -> Cut {
         let (n, parts) = (node.ids.len(), node.parts);
+        if parts <= 1 {
+            return Cut::default();
+        }
         if n == 2 {
-            return (1, 1);
+            return Cut { rows: 1, parts: 1 };
         }
         let mut random = SplitMix::new(seed ^ (node.start as u64) << 32 ^ n as u64);
         self.sample.clear();
@@ -116,7 +145,7 @@ impl<'a> Cutter<'a> {
         let left = left_rows.clamp(left_parts, n - (parts - left_parts));
         self.projected.select_nth_unstable_by(left, |a, b| a.0.total_cmp(&b.0).then(a.1.cmp(&b.1)));
         node.ids.iter_mut().zip(&self.projected).for_each(|(id, projected)| *id = projected.1);
-        (left, left_parts)
+        Cut { rows: left, parts: left_parts }
     }
 
     /// 2-means on the sample, from two far rows; leaves the direction between the means and returns the projection of
@@ -128,21 +157,21 @@ impl<'a> Cutter<'a> {
         self.copy_to_mean(0, one);
         self.copy_to_mean(1, other);
         let mut middle = self.aim();
-        for _ in 0..ROUNDS {
+        for _ in 0..if self.sample.len() <= SMALL { SMALL_ROUNDS } else { ROUNDS } {
             let mut counts = [0usize; 2];
-            let mut sums = [vec![0f32; self.rows.d], vec![0f32; self.rows.d]];
+            self.sums.iter_mut().for_each(|sum| sum.fill(0.0));
             for &id in &self.sample {
                 let side = usize::from(self.project(id) >= middle);
                 counts[side] += 1;
                 let inverse = self.rows.inverse(id);
-                sums[side].iter_mut().zip(self.rows.row(id)).for_each(|(sum, x)| *sum += x * inverse);
+                self.sums[side].iter_mut().zip(self.rows.row(id)).for_each(|(sum, x)| *sum += x * inverse);
             }
             if counts.contains(&0) {
                 break;
             }
             for side in 0..2 {
                 let count = counts[side] as f32;
-                self.means[side].iter_mut().zip(&sums[side]).for_each(|(mean, sum)| *mean = sum / count);
+                self.means[side].iter_mut().zip(&self.sums[side]).for_each(|(mean, sum)| *mean = sum / count);
             }
             middle = self.aim();
         }

@@ -5,6 +5,7 @@
 #![allow(unsafe_code)]
 
 use super::Rows;
+use crate::sums::dot;
 
 /// Centroids per panel.
 const WIDTH: usize = 32;
@@ -72,7 +73,7 @@ impl Panels {
             for (coordinate, value) in centroid.iter().enumerate() {
                 panel[coordinate * WIDTH + index % WIDTH] = *value;
             }
-            half[index] = (centroid.iter().map(|x| f64::from(*x) * f64::from(*x)).sum::<f64>() / 2.0) as f32;
+            half[index] = (dot(centroid, centroid) / 2.0) as f32;
         }
         Self { d, packed, half }
     }

@@ -12,8 +12,9 @@ fn file() -> Vec<u8> {
 fn foreign(codec: apache_avro::Codec) -> Bytes {
     let schema = avro_schema();
     let mut writer = Writer::with_codec(&schema, Vec::new(), codec).unwrap();
-    (0..20)
-        .for_each(|i| drop(writer.append_value(tree(&record(&format!("id{i}"), &[i as f32; 8]))).unwrap()));
+    for i in 0..20 {
+        writer.append_value(tree(&record(&format!("id{i}"), &[i as f32; 8]))).unwrap();
+    }
     writer.into_inner().unwrap().into()
 }
 
