@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::{envelope, keys, limits, manifest, register};
+use crate::{envelope, keys, limits, manifest, register, wal};
 
 /// Cells of every table row below the heading or text `after`, up to the next heading.
 pub(crate) fn table(page: &str, after: &str) -> Vec<Vec<String>> {
@@ -127,4 +127,27 @@ fn register_page() {
     }
     let value: serde_json::Value = serde_json::from_str(&json).unwrap();
     assert_eq!(value.as_object().unwrap().len(), fields.len());
+}
+
+#[test]
+fn wal_page() {
+    let page = include_str!("../../../docs/format/wal.md");
+    let stated: Vec<String> = table(page, "# The log").into_iter().map(|r| r[0].clone()).collect();
+    let keys = [wal::FORMAT, wal::FEATURES, wal::COLLECTION, wal::SEQ, wal::BATCHES, wal::BODY, wal::IDS];
+    assert_eq!(stated, keys);
+    let batch = wal::Batch {
+        token: crate::Token(1),
+        op: crate::record::Op::Upsert,
+        rows: 1,
+        blocks: 1,
+        arrived_ms: 1,
+        hash: crate::SetHash::default(),
+    };
+    let json = serde_json::to_value(batch).unwrap();
+    let fields: Vec<String> = table(page, "## Batches").into_iter().map(|r| r[0].clone()).collect();
+    let mut written: Vec<&String> = json.as_object().unwrap().keys().collect();
+    let mut stated: Vec<&String> = fields.iter().collect();
+    written.sort();
+    stated.sort();
+    assert_eq!(stated, written);
 }

@@ -101,8 +101,6 @@ impl Centroids {
 
     fn measure(&mut self) {
         let mut centroid = vec![0.0; self.d];
-        let square =
-            |values: &mut dyn Iterator<Item = f32>| values.map(|x| f64::from(x) * f64::from(x)).sum::<f64>();
         for leaf in 0..self.steps.len() {
             self.dequantised(leaf, &mut centroid);
             self.norms.push(norm(&centroid) as f32);

@@ -69,9 +69,8 @@ pub fn residual_scale<'a>(metric: Metric, d: usize, rows: &[f32], leaf: impl Fn(
     let mut residual = vec![0f32; d];
     for (index, row) in rows.chunks_exact(d.max(1)).enumerate() {
         let inverse = inverse_norm(metric, row);
-        let square: f32 =
-            row.iter().zip(leaf(index)).map(|(x, c)| (x * inverse - c) * (x * inverse - c)).sum();
-        total += f64::from(square);
+        residual.iter_mut().zip(row).zip(leaf(index)).for_each(|((r, x), c)| *r = x * inverse - c);
+        total += dot(&residual, &residual);
         count += 1;
     }
     sane_scale((total / count.max(1) as f64).sqrt() as f32)

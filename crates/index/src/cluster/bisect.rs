@@ -169,9 +169,8 @@ impl<'a> Cutter<'a> {
             if counts.contains(&0) {
                 break;
             }
-            for side in 0..2 {
-                let count = counts[side] as f32;
-                self.means[side].iter_mut().zip(&self.sums[side]).for_each(|(mean, sum)| *mean = sum / count);
+            for ((mean, sum), count) in self.means.iter_mut().zip(&self.sums).zip(counts) {
+                mean.iter_mut().zip(sum).for_each(|(mean, sum)| *mean = sum / count as f32);
             }
             middle = self.aim();
         }

@@ -37,7 +37,7 @@ pub(super) fn align(expr: Expr, columns: &Columns) -> Result<Expr> {
 
 fn node(expr: Expr, columns: &Columns) -> Result<Expr> {
     match expr {
-        Expr::BinaryExpr(BinaryExpr { left, op, right }) if op.is_comparison_operator() => {
+        Expr::BinaryExpr(BinaryExpr { left, op, right }) if is_order(op) => {
             if let (Some((column, kind)), Some(value)) = (comparand(&left, columns), literal(&right)) {
                 return comparison(column, kind, op, value);
             }
@@ -116,7 +116,7 @@ fn binary(left: Expr, op: Operator, right: Expr) -> Expr {
 /// `column op value` with `value` of the column's own type.
 fn comparison(column: &Column, kind: Kind, op: Operator, value: &ScalarValue) -> Result<Expr> {
     let plain = |value: ScalarValue| binary(Expr::Column(column.clone()), op, lit(value));
-    if value.is_null() || !is_order(op) {
+    if value.is_null() {
         return Ok(plain(value.clone()));
     }
     match (kind, fit(column, kind, value)?) {
@@ -196,7 +196,7 @@ fn time(column: &Column, value: &ScalarValue) -> Result<ScalarValue> {
         | ScalarValue::TimestampMicrosecond(..)
         | ScalarValue::TimestampNanosecond(..)
         | ScalarValue::Date32(_)
-        | ScalarValue::Date64(_) => Ok(value.clone()),
+        | ScalarValue::Date64(_) => Ok(whole_milliseconds(value).unwrap_or_else(|| value.clone())),
         _ => {
             let milliseconds = match number(value) {
                 Some(Number::Whole(ms)) => {
@@ -211,6 +211,12 @@ fn time(column: &Column, value: &ScalarValue) -> Result<ScalarValue> {
             })
         }
     }
+}
+
+/// The same instant in the type of time columns, unless it lies between two milliseconds.
+fn whole_milliseconds(value: &ScalarValue) -> Option<ScalarValue> {
+    let milliseconds = value.cast_to(&time_type()).ok()?;
+    (milliseconds.cast_to(&value.data_type()).ok()? == *value).then_some(milliseconds)
 }
 
 /// `column op value` over whole numbers, for a finite `value` that is none.
