@@ -3,5 +3,6 @@
 
 pub mod fault;
 mod listing;
+pub mod model;
 pub mod s3;
 pub mod world;

@@ -45,7 +45,7 @@ pub fn calibrate(sample: &[HeldOut<'_>]) -> [Calibration; 4] {
 
 /// The least value that at least a share r of the sorted values does not exceed.
 fn quantile(sorted: &[f32], r: f32) -> f32 {
-    let rank = (f64::from(r) * sorted.len() as f64 - 1e-6).ceil() as usize;
+    let rank = ((f64::from(r) - 1e-7) * sorted.len() as f64).ceil() as usize; // 1e-7: r is an f32
     sorted.get(rank.clamp(1, sorted.len().max(1)) - 1).copied().unwrap_or(f32::INFINITY)
 }
 

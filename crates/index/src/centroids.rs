@@ -1,5 +1,8 @@
 //! Quantised leaf centroids: small enough to ride in `head`, scanned flat.
-#![allow(unsafe_code)]
+
+mod products;
+
+use products::{LINE, Line, products};
 
 use crate::Metric;
 use crate::sums::{dot, norm};
@@ -15,7 +18,8 @@ pub struct Centroids {
     d: usize,
     mean: Vec<f32>,
     steps: Vec<f32>,
-    codes: Vec<i8>,
+    /// Per leaf the codes of d rounded up to 64 coordinates, zeros behind the last.
+    codes: Vec<Line>,
     /// ‖c‖ per leaf.
     norms: Vec<f32>,
     /// ‖c − mean‖² per leaf.
@@ -68,7 +72,7 @@ impl Centroids {
         if !matches!(bits, 1 | 4 | 8) {
             return Err(format!("centroids of {bits} bits; 1, 4 and 8 are supported"));
         }
-        if d == 0 || leaves.checked_mul(d * 8).is_none() {
+        if d == 0 || d > 1 << 20 || leaves > 1 << 32 {
             return Err(format!("{leaves} centroids of {d} dimensions"));
         }
         let expected = centroid_bytes(bits, leaves, d);
@@ -83,12 +87,15 @@ impl Centroids {
         if !mean.iter().chain(&steps).all(|value| value.is_finite()) {
             return Err("a centroid that is not finite".to_owned());
         }
-        let mut codes = Vec::with_capacity(leaves * d);
-        for leaf in packed.chunks_exact((d * usize::from(bits)).div_ceil(8)) {
-            match bits {
-                8 => codes.extend(leaf.iter().map(|byte| *byte as i8)),
-                4 => codes.extend((0..d).map(|j| 2 * (leaf[j / 2] >> (4 * (j % 2)) & 0xF) as i8 - 15)),
-                _ => codes.extend((0..d).map(|j| 2 * (leaf[j / 8] >> (j % 8) & 1) as i8 - 1)),
+        let mut codes = vec![Line::ZERO; leaves * d.div_ceil(LINE)];
+        let packed = packed.chunks_exact((d * usize::from(bits)).div_ceil(8));
+        for (lines, leaf) in codes.chunks_exact_mut(d.div_ceil(LINE)).zip(packed) {
+            for (j, code) in lines.iter_mut().flat_map(|line| &mut line.0).take(d).enumerate() {
+                *code = match bits {
+                    8 => leaf[j] as i8,
+                    4 => 2 * (leaf[j / 2] >> (4 * (j % 2)) & 0xF) as i8 - 15,
+                    _ => 2 * (leaf[j / 8] >> (j % 8) & 1) as i8 - 1,
+                };
             }
         }
         if bits == 4 {
@@ -121,7 +128,8 @@ impl Centroids {
 
     /// The centroid that codes of `leaf` refer to, into the first d values of `out`.
     pub fn dequantised(&self, leaf: usize, out: &mut [f32]) {
-        let codes = &self.codes[leaf * self.d..(leaf + 1) * self.d];
+        let lines = self.d.div_ceil(LINE);
+        let codes = self.codes[leaf * lines..(leaf + 1) * lines].iter().flat_map(|line| &line.0);
         for ((value, code), mean) in out.iter_mut().zip(codes).zip(&self.mean) {
             *value = mean + self.steps[leaf] * f32::from(*code);
         }
@@ -129,7 +137,7 @@ impl Centroids {
 
     /// All centroids dequantised: leaves·d values.
     pub fn all_dequantised(&self) -> Vec<f32> {
-        let mut all = vec![0.0; self.codes.len()];
+        let mut all = vec![0.0; self.leaves() * self.d];
         all.chunks_exact_mut(self.d).enumerate().for_each(|(leaf, out)| self.dequantised(leaf, out));
         all
     }
@@ -141,8 +149,8 @@ impl Centroids {
 
     /// Each leaf's score for a query of d values, higher is better: cosine q̂·c/‖c‖, l2 −‖q − c‖, dot q·c.
     ///
-    /// The query is rounded to 14 bits and multiplied with the codes in integers, which every instruction set sums
-    /// alike.
+    /// The query is rounded to 14 bits and multiplied with the codes in integers, so that every instruction set gives
+    /// the same scores.
     pub fn scores(&self, metric: Metric, query: &[f32]) -> Vec<f32> {
         let inverse = crate::codes::inverse_norm(metric, query);
         let query: Vec<f32> = query.iter().take(self.d).map(|x| x * inverse).collect();
@@ -155,85 +163,31 @@ impl Centroids {
             }
         };
         let square = dot(&operand, &operand);
-        let (rounded, query_step) = round_query(&operand, self.d);
+        let (rounded, query_step) = products::round_query(&operand);
         let mut scores = vec![0f32; self.leaves()];
         products(&self.codes, &rounded, &mut scores);
-        for (leaf, score) in scores.iter_mut().enumerate() {
-            let product = f64::from(*score * query_step * self.steps[leaf]);
-            *score = match metric {
-                Metric::L2 => {
-                    -(square + f64::from(self.centred[leaf]) - 2.0 * product).max(0.0).sqrt() as f32
-                }
-                Metric::Dot => (offset + product) as f32,
-                Metric::Cosine if self.norms[leaf] > 0.0 => {
-                    ((offset + product) / f64::from(self.norms[leaf])) as f32
-                }
-                Metric::Cosine => 0.0,
-            };
+        let (offset, square) = (offset as f32, square as f32);
+        // Each score is an integer product so far.
+        let product = |score: f32, step: f32| score * query_step * step;
+        let leaves = scores.iter_mut().zip(&self.steps);
+        match metric {
+            Metric::L2 => leaves.zip(&self.centred).for_each(|((score, step), centred)| {
+                *score = -(square + centred - 2.0 * product(*score, *step)).max(0.0).sqrt();
+            }),
+            Metric::Dot => leaves.for_each(|(score, step)| *score = offset + product(*score, *step)),
+            Metric::Cosine => leaves.zip(&self.norms).for_each(|((score, step), norm)| {
+                let cosine = (offset + product(*score, *step)) / norm;
+                *score = if *norm > 0.0 { cosine } else { 0.0 };
+            }),
         }
         scores
-    }
-}
-
-/// Rounds to ±8,191.
-fn round_query(query: &[f32], d: usize) -> (Vec<i16>, f32) {
-    let widest = query.iter().fold(0f32, |most, x| most.max(x.abs()));
-    let step = if widest > 0.0 { widest / 8191.0 } else { 1.0 };
-    let mut rounded: Vec<i16> = query.iter().map(|x| (x / step).round() as i16).collect();
-    rounded.resize(d, 0);
-    (rounded, step)
-}
-
-/// `out[leaf]` = Σ code · query in integers.
-fn products(codes: &[i8], query: &[i16], out: &mut [f32]) {
-    #[cfg(target_arch = "x86_64")]
-    if std::arch::is_x86_feature_detected!("avx2") {
-        // SAFETY: the feature was detected on this machine.
-        unsafe { products_avx2(codes, query, out) };
-        return;
-    }
-    products_scalar(codes, query, out);
-}
-
-/// The scalar twin: integers, so exact in both.
-fn products_scalar(codes: &[i8], query: &[i16], out: &mut [f32]) {
-    for (centroid, out) in codes.chunks_exact(query.len().max(1)).zip(out) {
-        let products = centroid.iter().zip(query).map(|(c, q)| i64::from(i32::from(*c) * i32::from(*q)));
-        *out = products.sum::<i64>() as f32;
-    }
-}
-
-#[cfg(target_arch = "x86_64")]
-#[target_feature(enable = "avx2")]
-fn products_avx2(codes: &[i8], query: &[i16], out: &mut [f32]) {
-    use std::arch::x86_64::*;
-    let whole = query.len() / 16 * 16;
-    for (centroid, out) in codes.chunks_exact(query.len().max(1)).zip(out) {
-        let mut sums = _mm256_setzero_si256();
-        for at in (0..whole).step_by(16) {
-            // SAFETY: at + 16 ≤ query.len() = centroid.len().
-            let (code, query) = unsafe {
-                (
-                    _mm_loadu_si128(centroid.as_ptr().add(at).cast()),
-                    _mm256_loadu_si256(query.as_ptr().add(at).cast()),
-                )
-            };
-            // A lane sums at most 8,192/8 products below 2^20: below 2^31.
-            sums = _mm256_add_epi32(sums, _mm256_madd_epi16(_mm256_cvtepi8_epi16(code), query));
-        }
-        let mut lanes = [0i32; 8];
-        // SAFETY: eight i32 are written into an array of eight.
-        unsafe { _mm256_storeu_si256(lanes.as_mut_ptr().cast(), sums) };
-        let rest = centroid[whole..].iter().zip(&query[whole..]).map(|(c, q)| i32::from(*c) * i32::from(*q));
-        *out = (lanes.iter().map(|lane| i64::from(*lane)).sum::<i64>() + rest.map(i64::from).sum::<i64>())
-            as f32;
     }
 }
 
 fn encode_int8(centred: &[f32], codes: &mut Vec<u8>) -> f32 {
     let widest = centred.iter().fold(0f32, |most, x| most.max(x.abs()));
     let step = if widest > 0.0 { widest / 127.0 } else { 1.0 };
-    codes.extend(centred.iter().map(|x| (x / step).round() as i8 as u8));
+    codes.extend(centred.iter().map(|x| (x / step + 128.5) as u8 ^ 0x80));
     step
 }
 

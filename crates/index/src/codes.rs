@@ -6,6 +6,9 @@ use crate::fastscan::{pack_bits, unpack_bits};
 use crate::sums::{dot, norm};
 use crate::{Metric, Rotation};
 
+/// Standard errors in one `err`: 98 % of rows then lie within ±1.9·err of their estimate, the doubt that search allows.
+pub(crate) const ERR: f64 = 1.25;
+
 /// Postings per group.
 pub const GROUP: usize = 32;
 
@@ -27,7 +30,7 @@ pub fn group_bytes(d: usize) -> usize {
 /// |---|---|---|---|
 /// | f_rescale | F | 2F | σ/√D |
 /// | f_add | F⟨s, P·c⟩ − ⟨c, r⟩ | ‖r‖² + 2F⟨s, P·c⟩ | σ² |
-/// | f_err | one standard error of F⟨s, P·v⟩ for ‖v‖ = 1 | twice that | σ/√D |
+/// | f_err | 1.25 standard errors of F⟨s, P·v⟩ for ‖v‖ = 1 | twice that | σ/√D |
 ///
 /// Source: RaBitQ, arXiv 2405.12497 (estimator and its error), 2409.09913.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -38,7 +41,7 @@ pub struct RowCode {
     pub f_add: f16,
     /// Multiplier of ⟨sign, P·q⟩.
     pub f_rescale: f16,
-    /// Standard error; infinite marks a row whose factors exceed f16 (always reranked).
+    /// Error of the estimate; infinite marks a row whose factors exceed f16 (always reranked).
     pub f_err: f16,
     /// [`check16`](crate::check16) of the row's stored vector, set by the caller.
     pub check: u16,
@@ -155,10 +158,10 @@ impl LeafEncoder<'_> {
             Metric::Cosine | Metric::Dot => rounded * signed_centroid - along,
         };
         out.f_add = f16::from_f64(add / (scale * scale));
-        // α = ⟨s/√D, P·r/‖r‖⟩; the error is ‖r‖·√((1 − α²)/α²)/√(D − 1) for a unit query.
+        // α = ⟨s/√D, P·r/‖r‖⟩; the standard error is ‖r‖·√((1 − α²)/α²)/√(D − 1) for a unit query.
         let alpha_square = if square > 0.0 { (l1 * l1 / (dims * square)).clamp(1e-9, 1.0) } else { 1.0 };
         let error = (square * (1.0 - alpha_square) / alpha_square / (dims - 1.0)).sqrt();
-        out.f_err = f16::from_f64(twice * error / unit);
+        out.f_err = f16::from_f64(ERR * twice * error / unit);
         if !(out.f_add.is_finite() && out.f_rescale.is_finite() && out.f_err.is_finite()) {
             (out.f_add, out.f_rescale, out.f_err) = (f16::ZERO, f16::ZERO, f16::INFINITY);
         }

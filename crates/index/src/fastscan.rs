@@ -42,7 +42,7 @@ pub(crate) struct Tables {
     /// ⟨sign, P·q⟩ = step · sum + bias.
     pub step: f32,
     pub bias: f32,
-    /// Standard error of ⟨sign, P·q⟩ from rounding the entries.
+    /// Error of ⟨sign, P·q⟩ from rounding the entries, in the measure of f_err.
     pub noise: f32,
     /// Units of f_add, and of f_rescale and f_err.
     pub add_unit: f32,
@@ -57,7 +57,7 @@ pub(crate) struct LaneTerms {
     pub err: [f32; GROUP],
 }
 
-/// Estimates and standard errors of a group's lanes.
+/// Estimates and errors of a group's lanes.
 #[derive(Clone, Debug)]
 pub(crate) struct Estimates {
     pub estimate: [f32; GROUP],
@@ -305,7 +305,7 @@ mod neon {
 /// Table sums by the fastest kernel, for comparing it with its twin.
 #[cfg(test)]
 pub(crate) fn sums_fast(codes: &[u8], entries: &[u8]) -> [u32; GROUP] {
-    assert!(codes.len() == entries.len() && codes.len() % 32 == 0);
+    assert!(codes.len() == entries.len() && codes.len().is_multiple_of(32));
     #[allow(unused_mut)]
     let mut sums = [0u32; GROUP];
     #[cfg(target_arch = "x86_64")]

@@ -4,7 +4,7 @@
 //! instruction set. The life of a vector: [`cluster()`] puts the rows in order, [`Centroids`] quantises the leaf means,
 //! [`Encoder`] turns each row into a code relative to its *stored* centroid, [`pack_group`] lays codes out for
 //! scanning. A query then asks [`Centroids::scores`] which leaves to probe, [`CodeQuery`] for estimates,
-//! [`TopK`] for the best of them and [`Exact`] for their true distances.
+//! [`Shortlist`] for the best of them and [`Exact`] for their true distances.
 
 mod bits;
 mod calibrate;
@@ -34,7 +34,7 @@ pub use metric::Metric;
 pub use rotation::Rotation;
 pub use scan::{Bound, CodeQuery, Codes, LeafTerm, Run};
 pub use seed::SplitMix;
-pub use topk::TopK;
+pub use topk::{Shortlist, TopK};
 
 #[cfg(test)]
 mod tests;

@@ -54,7 +54,7 @@ impl<T: Copy + Ord> TopK<T> {
     /// What is held, nearest first.
     pub fn into_sorted(self) -> Vec<(f32, T)> {
         let mut sorted = self.heap;
-        sorted.sort_unstable_by(|a, b| a.0.total_cmp(&b.0).then(a.1.cmp(&b.1)));
+        sorted.sort_unstable_by(nearest_first);
         sorted
     }
 
@@ -85,6 +85,59 @@ impl<T: Copy + Ord> TopK<T> {
             at = child;
         }
     }
+}
+
+/// The k nearest of many candidates, kept in a buffer that is cut back to k whenever it is full: several times cheaper
+/// per candidate than [`TopK`] for the tens to hundreds of rows a scan hands to the rerank, with the same result.
+#[derive(Clone, Debug)]
+pub struct Shortlist<T> {
+    k: usize,
+    limit: f32,
+    held: Vec<(f32, T)>,
+}
+
+impl<T: Copy + Ord> Shortlist<T> {
+    /// Keeps the best `k`.
+    pub fn new(k: usize) -> Self {
+        let limit = if k == 0 { f32::NEG_INFINITY } else { f32::INFINITY };
+        Self { k, limit, held: Vec::with_capacity((2 * k + 32).min(4096)) }
+    }
+
+    /// Offers a candidate and returns [`Shortlist::limit`]. NaN never enters.
+    #[inline]
+    pub fn push(&mut self, distance: f32, id: T) -> f32 {
+        if distance <= self.limit && self.k > 0 {
+            self.held.push((distance + 0.0, id));
+            if self.held.len() >= 2 * self.k + 32 {
+                self.cut();
+            }
+        }
+        self.limit
+    }
+
+    /// No candidate beyond this can be among the best k. Falls towards the k-th distance in steps; infinity at first.
+    pub fn limit(&self) -> f32 {
+        self.limit
+    }
+
+    fn cut(&mut self) {
+        if self.held.len() > self.k {
+            let (_, kth, _) = self.held.select_nth_unstable_by(self.k - 1, nearest_first);
+            self.limit = kth.0;
+            self.held.truncate(self.k);
+        }
+    }
+
+    /// The best k, nearest first.
+    pub fn into_sorted(mut self) -> Vec<(f32, T)> {
+        self.held.sort_unstable_by(nearest_first);
+        self.held.truncate(self.k);
+        self.held
+    }
+}
+
+fn nearest_first<T: Ord>(a: &(f32, T), b: &(f32, T)) -> std::cmp::Ordering {
+    a.0.total_cmp(&b.0).then_with(|| a.1.cmp(&b.1))
 }
 
 fn before<T: Ord>(a: (f32, T), b: (f32, T)) -> bool {

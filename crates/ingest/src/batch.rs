@@ -114,8 +114,11 @@ impl Target {
 
 /// The fields that only results have do not survive encoding, so they are refused before it.
 fn check_results(row: usize, record: &Record) -> Result<()> {
-    let set =
-        [("rank", record.rank.is_some()), ("score", record.score.is_some()), ("distance", record.distance.is_some())];
+    let set = [
+        ("rank", record.rank.is_some()),
+        ("score", record.score.is_some()),
+        ("distance", record.distance.is_some()),
+    ];
     match set.iter().find(|(_, set)| *set) {
         None => Ok(()),
         Some((field, _)) => Err(Error::invalid(
@@ -231,7 +234,8 @@ impl Batcher {
         self.open_rows += 1;
         if self.closed.1 + self.open.len() > self.limits.1 {
             if self.rows() == 1 {
-                let message = format!("the record has {} bytes, a batch at most {}", self.open.len(), self.limits.1);
+                let message =
+                    format!("the record has {} bytes, a batch at most {}", self.open.len(), self.limits.1);
                 return Err(Error::invalid(format!("records[{}]", self.first_row), message));
             }
             let last = self.open.split_off(before);

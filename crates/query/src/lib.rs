@@ -1,1 +1,4 @@
 //! Snapshot, tail, index search, SQL.
+
+pub mod filter;
+pub mod sql;

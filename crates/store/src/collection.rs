@@ -42,8 +42,12 @@ pub(crate) struct Known {
     pub head: Option<Arc<Head>>,
     /// Slots above the watermark that were seen taken.
     pub slots: BTreeMap<Seq, Slot>,
-    /// When the register was last probed, by the clock's two measures.
-    pub at: Instant,
+    /// When the log was last listed or the register probed.
+    pub seen: Instant,
+    /// When the register was last probed: `manifest` was the newest then, or a newer one was seen since.
+    pub probed: Option<Instant>,
+    /// When manifest and slots together were last proven to be the whole collection.
+    pub proven: Option<Instant>,
 }
 
 /// A slot that was seen taken.
@@ -110,9 +114,7 @@ impl Collection {
             Some(known) => known.manifest,
             None => self.read_head(meter).await?.0,
         };
-        let newest = self.follow(meter, start).await?;
-        self.learn(newest.clone(), None, []);
-        live(newest)
+        live(self.follow(meter, start).await?)
     }
 
     pub(crate) fn known(&self) -> Option<Known> {
@@ -138,11 +140,17 @@ impl Collection {
         head: Option<Arc<Head>>,
         slots: impl IntoIterator<Item = (Seq, Slot)>,
     ) {
-        let at = self.now();
+        let seen = self.now();
         let mut lock = self.lock();
-        let known =
-            lock.get_or_insert_with(|| Known { manifest: manifest.clone(), head: None, slots: BTreeMap::new(), at });
-        known.at = at;
+        let known = lock.get_or_insert_with(|| Known {
+            manifest: manifest.clone(),
+            head: None,
+            slots: BTreeMap::new(),
+            seen,
+            probed: None,
+            proven: None,
+        });
+        known.seen = seen;
         if manifest.version >= known.manifest.version {
             known.manifest = manifest;
         }
@@ -157,6 +165,21 @@ impl Collection {
         let watermark = known.manifest.watermark;
         known.slots.retain(|seq, _| *seq > watermark);
         known.keep_within(KEPT_BYTES);
+    }
+
+    /// Notes that a version was the newest at `start`.
+    pub(crate) fn learn_newest(&self, newest: &Arc<Manifest>, start: Instant) {
+        self.learn(newest.clone(), None, []);
+        if let Some(known) = &mut *self.lock() {
+            known.probed = Some(start);
+        }
+    }
+
+    /// Notes that what is known was complete at `start`.
+    pub(crate) fn prove(&self, start: Instant) {
+        if let Some(known) = &mut *self.lock() {
+            known.proven = Some(start);
+        }
     }
 
     /// What `head` says, and the head itself. When it is missing, the newest names in the register: a listing.
@@ -217,7 +240,10 @@ impl Known {
 
     /// The greatest slot seen taken.
     pub fn last(&self) -> Seq {
-        self.slots.last_key_value().map_or(self.manifest.watermark, |(seq, _)| *seq).max(self.manifest.watermark)
+        self.slots
+            .last_key_value()
+            .map_or(self.manifest.watermark, |(seq, _)| *seq)
+            .max(self.manifest.watermark)
     }
 
     /// Bytes of the tail, as far as they are known.

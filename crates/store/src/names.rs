@@ -98,7 +98,8 @@ impl Store {
             }
         };
         let seams = self.client.seams();
-        let record = NameRecord { n, token: seams.token(), at_ms: seams.clock.now_ms(), state: NameState::Dropped };
+        let record =
+            NameRecord { n, token: seams.token(), at_ms: seams.clock.now_ms(), state: NameState::Dropped };
         // A rival's record at an even number is a drop as well.
         self.put_record(meter, name, &record).await?;
         self.finish_drop(meter, name, n).await?;
@@ -295,7 +296,8 @@ async fn put_until_taken(
             return ours(&found);
         }
         if seams.clock.elapsed() - start >= DEADLINE {
-            let cause = failed.unwrap_or_else(|| Error::new(Kind::Unavailable, "the store keeps nothing there"));
+            let cause =
+                failed.unwrap_or_else(|| Error::new(Kind::Unavailable, "the store keeps nothing there"));
             return Err(unknown(cause));
         }
         seams.clock.sleep(seams.jitter(WAIT)).await;

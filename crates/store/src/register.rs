@@ -63,6 +63,7 @@ impl Collection {
     /// The newest version, starting from one that is committed: probes the next names up to the first that is
     /// missing.
     pub(crate) async fn follow(&self, meter: &Meter, from: Arc<Manifest>) -> Result<Arc<Manifest>> {
+        let start = self.now();
         let (mut version, mut newest) = (from.version, Some(from));
         while let Some(entry) = self.read_version(meter, version + 1).await? {
             version += 1;
@@ -72,9 +73,11 @@ impl Collection {
                 RegisterEntry::Stub(_) => None,
             };
         }
-        newest.ok_or_else(|| {
+        let newest = newest.ok_or_else(|| {
             Error::corrupt(self.keys().manifest(version), "the newest version is one no longer retained")
-        })
+        })?;
+        self.learn_newest(&newest, start);
+        Ok(newest)
     }
 
     /// The newest version by listing the register, for when there is no head. It may be overtaken at once.
@@ -85,7 +88,8 @@ impl Collection {
             return Err(Error::new(Kind::NotFound, format!("collection `{}` does not exist", self.name())));
         };
         let version = first.key.strip_prefix(&prefix).and_then(parse_descending);
-        let version = version.ok_or_else(|| Error::corrupt(&first.key, "it is in the register and is no version"))?;
+        let version =
+            version.ok_or_else(|| Error::corrupt(&first.key, "it is in the register and is no version"))?;
         match self.read_version(meter, version).await? {
             Some(RegisterEntry::Manifest(m)) => Ok(Arc::from(m)),
             // Listed as the newest and a stub by now: newer versions follow.
@@ -130,7 +134,6 @@ impl Collection {
                     let seen = newest.version;
                     newest = self.follow(meter, newest).await?;
                     if newest.version == seen {
-                        self.learn(newest.clone(), None, []);
                         return Ok(Commit::Refused { refusal, newest });
                     }
                     continue;
@@ -155,9 +158,12 @@ impl Collection {
         let seams = self.client().seams();
         let (key, bytes) = (self.keys().manifest(manifest.version), manifest.encode()?);
         let unknown = |e: Error| {
-            Error::new(Kind::Unknown, format!("whether version {} was committed is unknown: {e}", manifest.version))
-                .with_token(manifest.token)
-                .with_source(e)
+            Error::new(
+                Kind::Unknown,
+                format!("whether version {} was committed is unknown: {e}", manifest.version),
+            )
+            .with_token(manifest.token)
+            .with_source(e)
         };
         let (start, mut wait, mut tries) = (seams.clock.elapsed(), FIRST_WAIT, 0);
         loop {
@@ -177,7 +183,8 @@ impl Collection {
                 Settled::PutAgain => {}
             }
             if seams.clock.elapsed() - start >= DEADLINE {
-                let cause = failed.unwrap_or_else(|| Error::new(Kind::Unavailable, "the store keeps nothing there"));
+                let cause =
+                    failed.unwrap_or_else(|| Error::new(Kind::Unavailable, "the store keeps nothing there"));
                 return Err(unknown(cause));
             }
             seams.clock.sleep(seams.jitter(wait)).await;

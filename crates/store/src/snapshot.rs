@@ -82,6 +82,7 @@ impl Collection {
         let (head_meter, log_meter) = (meter.fork(), meter.fork());
         let (head, log) = futures::join!(self.read_head(&head_meter), self.list_log(&log_meter));
         let ((manifest, head), listed) = (head?, log?);
+        self.learn(manifest.clone(), head.clone(), listed.iter().cloned());
         Ok(Begun { manifest, head, how: How::Cold(listed) })
     }
 
@@ -93,22 +94,30 @@ impl Collection {
     pub async fn finish(&self, meter: &Meter, begun: Begun) -> Result<Snapshot> {
         let mut begun = begun;
         for restarts in 0..RESTARTS {
+            let start = self.now();
             let attempt = match &begun.how {
                 How::Warm(known) => self.finish_warm(meter, known).await?,
                 How::Cold(listed) => self.finish_cold(meter, &begun.manifest, listed).await?,
             };
             match attempt {
                 Attempt::Proven { manifest, newest, tail } => {
+                    let slots = tail.iter().map(|e| (e.seq(), Slot::of(e.clone())));
+                    self.learn(newest.clone(), begun.head.clone(), slots);
                     live(newest.clone())?;
-                    self.learn(newest.clone(), begun.head.clone(), tail.iter().map(|e| (e.seq(), Slot::of(e.clone()))));
-                    return self.snapshot_of(meter, manifest, &newest, begun.head, tail, restarts).await;
+                    let head = begun.head.clone();
+                    match self.snapshot_of(meter, manifest, &newest, head, tail, restarts).await {
+                        // A body that was collected with its entry: the newest manifest has its rows.
+                        Err(e) if e.kind() == Kind::NotFound => {
+                            begun = self.begin_newest(meter, newest).await?
+                        }
+                        Err(e) => return Err(e),
+                        Ok(snapshot) => {
+                            self.prove(start);
+                            return Ok(snapshot);
+                        }
+                    }
                 }
-                // Start again from the newest manifest, listing the log anew.
-                Attempt::TooOld { newest } => {
-                    live(newest.clone())?;
-                    let listed = self.list_log(meter).await?;
-                    begun = Begun { manifest: newest, head: begun.head, how: How::Cold(listed) };
-                }
+                Attempt::TooOld { newest } => begun = self.begin_newest(meter, newest).await?,
                 Attempt::TooSlow => {}
             }
         }
@@ -127,22 +136,33 @@ impl Collection {
             Some(known) => known.manifest,
             None => self.read_head(meter).await?.0,
         };
-        let newest = live(self.follow(meter, start).await?)?;
+        let newest = self.follow(meter, start).await?;
+        let begun = self.begin_newest(meter, newest).await?;
+        self.finish(meter, begun).await
+    }
+
+    /// Begins again from the newest manifest, listing the log anew.
+    async fn begin_newest(&self, meter: &Meter, newest: Arc<Manifest>) -> Result<Begun> {
+        let manifest = live(newest)?;
         let listed = self.list_log(meter).await?;
         let head = self.known().and_then(|k| k.head);
-        self.finish(meter, Begun { manifest: newest, head, how: How::Cold(listed) }).await
+        Ok(Begun { manifest, head, how: How::Cold(listed) })
     }
 
     /// What this process knows if that was proven at most `staleness` ago and has `min_position`; else a strong read.
     pub async fn eventual(&self, meter: &Meter, staleness: Duration, min_position: Seq) -> Result<Snapshot> {
         if let Some(known) = self.known() {
-            let age = self.since(known.at);
+            let age = known.proven.map_or(Duration::MAX, |at| self.since(at));
             let end = known.run_end(&known.manifest);
             let tail = known.entries(known.manifest.watermark, end);
-            if age <= staleness && end >= min_position && let Some(tail) = tail {
+            if age <= staleness
+                && end >= min_position
+                && let Some(tail) = tail
+            {
                 live(known.manifest.clone())?;
                 let manifest = known.manifest.clone();
-                let mut snapshot = self.snapshot_of(meter, manifest.clone(), &manifest, known.head, tail, 0).await?;
+                let mut snapshot =
+                    self.snapshot_of(meter, manifest.clone(), &manifest, known.head, tail, 0).await?;
                 snapshot.staleness_ms = u64::try_from(age.as_millis()).unwrap_or(u64::MAX);
                 return Ok(snapshot);
             }
@@ -160,9 +180,10 @@ impl Collection {
                 let manifest: Arc<Manifest> = Arc::from(manifest);
                 self.snapshot_of(meter, manifest.clone(), &manifest, None, Vec::new(), 0).await
             }
-            Some(RegisterEntry::Stub(_)) => {
-                Err(Error::new(Kind::Gone, format!("version {version} of {} is no longer retained", self.id())))
-            }
+            Some(RegisterEntry::Stub(_)) => Err(Error::new(
+                Kind::Gone,
+                format!("version {version} of {} is no longer retained", self.id()),
+            )),
             None => Err(Error::new(Kind::NotFound, format!("{} has no version {version}", self.id()))),
         }
     }
@@ -197,12 +218,6 @@ impl Collection {
         match complete {
             Some(tail) if append::complete(manifest.watermark, &newest.floors) => {
                 Ok(Attempt::Proven { manifest: manifest.clone(), newest, tail })
-            }
-            // An entry is gone although nothing above the watermark was given up: a listing that was wrong about it.
-            None if append::complete(manifest.watermark, &newest.floors)
-                && newest.version == manifest.version =>
-            {
-                Ok(Attempt::TooOld { newest })
             }
             _ => Ok(Attempt::TooOld { newest }),
         }
@@ -252,7 +267,8 @@ impl Collection {
                 }
             }
         });
-        stream::iter(reads).buffered(IN_FLIGHT).try_collect().await
+        let read: Vec<Option<Arc<TailEntry>>> = stream::iter(reads).buffered(IN_FLIGHT).try_collect().await?;
+        Ok(read.into_iter().collect())
     }
 
     async fn entries_after(&self, meter: &Meter, last: Seq) -> Result<Vec<Arc<TailEntry>>> {

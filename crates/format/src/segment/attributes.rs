@@ -11,7 +11,7 @@
 //! | kind | column | rest |
 //! |---|---|---|
 //! | 0 | text of over 128 bytes a value | nothing |
-//! | 1 | boolean, string, strings | big values: count varint, each `hash u64 · check u16 · rows varint · place` of a bitmap; then `slots u8` (power of two), offset varint, length of each slot varint |
+//! | 1, 4, 5 | boolean, string, strings | big values: count varint, each `hash u64 · check u16 · rows varint · place` of a bitmap; then `slots u8` (power of two), offset varint, length of each slot varint |
 //! | 2 | int | numbers |
 //! | 3 | float | numbers |
 //!
@@ -22,8 +22,8 @@
 //! *Numbers* are order-preserving u64 keys, cut into some 64 bins of equal size at distinct values: `bins varint ·
 //! stride u8`, the first and the last key of each bin (varints, each less the one before), `offset varint` and the
 //! length of each bin's run, then the place of one cumulative bitmap per `stride` bins: the rows of all bins below
-//! bin `stride`, 2 · `stride` … A run is, by ascending key, `key varint (less the one before) · rows varint · u8`, and the ordinals
-//! as above (0) or as a bitmap with its length (1).
+//! bin `stride`, 2 · `stride` … A run is, by ascending key, `key varint (less the one before) · rows × 2 varint`, and the ordinals
+//! as above; or rows × 2 + 1, and they are a bitmap with its length.
 
 mod build;
 mod directory;
@@ -106,9 +106,11 @@ const LIST_BYTES: usize = 4 << 10;
 const SLOT_BITS: u32 = 8;
 
 const KIND_TEXT: u8 = 0;
-const KIND_VALUES: u8 = 1;
+const KIND_BOOLEAN: u8 = 1;
 const KIND_INT: u8 = 2;
 const KIND_FLOAT: u8 = 3;
+const KIND_STRING: u8 = 4;
+const KIND_STRINGS: u8 = 5;
 
 /// Hash of a value and the check beside it.
 fn hash(seed: u64, value: &[u8]) -> (u64, u16) {
@@ -122,4 +124,4 @@ fn bool_bytes(v: bool) -> [u8; 1] {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

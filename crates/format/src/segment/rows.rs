@@ -2,6 +2,7 @@
 //! arithmetic on its ordinal (INDEX §1). Every vector page but the last of a row group holds [`PAGE_ROWS`] rows behind
 //! the same number of header and level bytes.
 
+mod chunk;
 mod page;
 mod splice;
 mod writer;
@@ -14,6 +15,7 @@ use parquet::file::reader::ChunkReader;
 use super::PAGE_ROWS;
 use super::wire::{Put, Take, check};
 use crate::error::{Error, Result};
+pub use chunk::decode_chunk;
 pub use writer::RowsWriter;
 
 /// Position of the vector column among the file's columns.

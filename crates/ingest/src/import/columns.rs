@@ -1,6 +1,8 @@
 //! Rows of Arrow batches as records, straight from the arrays.
 
-use arrow::array::{Array, AsArray, BooleanArray, Float64Array, Int64Array, ListArray, RecordBatch, StringArray};
+use arrow::array::{
+    Array, AsArray, BooleanArray, Float64Array, Int64Array, ListArray, RecordBatch, StringArray,
+};
 use arrow::datatypes::{DataType, Field, Float64Type, Int64Type, TimeUnit, TimestampMillisecondType};
 use esker_format::record::{RecordRef, ValueRef};
 use esker_format::schema::ColumnType;
@@ -94,7 +96,8 @@ impl<'b> Rows<'b> {
         let ids = match &inference.id_column {
             None => None,
             Some(name) => {
-                let ids = convert::to(column(name)?.as_ref(), &DataType::Utf8).map_err(|e| at(e, first, "id"))?;
+                let ids =
+                    convert::to(column(name)?.as_ref(), &DataType::Utf8).map_err(|e| at(e, first, "id"))?;
                 Some(ids.as_string::<i32>().clone())
             }
         };
@@ -150,7 +153,9 @@ impl Values {
             return Err(Error::invalid("records", message));
         }
         Ok(match kind {
-            ColumnType::Boolean => Values::Bool(convert::to(column, &DataType::Boolean)?.as_boolean().clone()),
+            ColumnType::Boolean => {
+                Values::Bool(convert::to(column, &DataType::Boolean)?.as_boolean().clone())
+            }
             ColumnType::Int => Values::Int(whole(column)?),
             ColumnType::Float => {
                 Values::Float(convert::to(column, &DataType::Float64)?.as_primitive::<Float64Type>().clone())

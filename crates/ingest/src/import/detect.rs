@@ -41,9 +41,13 @@ impl Format {
             _ if head.starts_with(b"Obj\x01") => Ok(Format::Avro),
             _ if head.starts_with(&[0xff; 4]) => Ok(Format::ArrowStream),
             _ if head.starts_with(&[0x1f, 0x8b]) => refuse("compressed with gzip", "decompress it first"),
-            _ if head.starts_with(&[0x28, 0xb5, 0x2f, 0xfd]) => refuse("compressed with zstd", "decompress it first"),
+            _ if head.starts_with(&[0x28, 0xb5, 0x2f, 0xfd]) => {
+                refuse("compressed with zstd", "decompress it first")
+            }
             _ if text.starts_with(b"{") => Ok(Format::Ndjson),
-            _ if text.starts_with(b"[") => refuse("a JSON array", "write one object a line: jq -c '.[]' FILE"),
+            _ if text.starts_with(b"[") => {
+                refuse("a JSON array", "write one object a line: jq -c '.[]' FILE")
+            }
             _ => refuse("in no format that can be imported", "import Parquet, Arrow IPC, NDJSON or Avro"),
         }
     }

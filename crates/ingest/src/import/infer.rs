@@ -186,7 +186,9 @@ fn vector_column<'s>(
     let (found, why) = match of[..] {
         [] => {
             return Err(Error::invalid("vector", "no column holds vectors of one length in every row")
-                .with_hint("name it with --vector-column; vectors are lists of floats, or JSON arrays of numbers"));
+                .with_hint(
+                    "name it with --vector-column; vectors are lists of floats, or JSON arrays of numbers",
+                ));
         }
         [one] => (one, "the only column of equally long lists of numbers"),
         _ => match named() {
@@ -292,8 +294,11 @@ fn other_column(column: &SampleColumn, overrides: &Overrides, out: &mut Inferenc
             out.fields.push(name.clone());
             return Ok(());
         }
-        let message = format!("column `{name}` is a field of the record and must hold whole numbers or times");
-        return Err(Error::invalid(name, message).with_hint(format!("leave it out with --skip-column {name}")));
+        let message =
+            format!("column `{name}` is a field of the record and must hold whole numbers or times");
+        return Err(
+            Error::invalid(name, message).with_hint(format!("leave it out with --skip-column {name}"))
+        );
     }
     metadata_column(column, out)
 }
@@ -302,7 +307,9 @@ fn metadata_column(column: &SampleColumn, out: &mut Inference) -> Result<()> {
     let name = &column.name;
     let skip = |e: Error| {
         let hint = if ID_NAMES.contains(&name.as_str()) {
-            format!("make it the id with --id-column {name} (of equal ids the last wins) or leave it out with --skip-column {name}")
+            format!(
+                "make it the id with --id-column {name} (of equal ids the last wins) or leave it out with --skip-column {name}"
+            )
         } else {
             format!("leave it out with --skip-column {name}")
         };
@@ -324,7 +331,10 @@ fn metadata_column(column: &SampleColumn, out: &mut Inference) -> Result<()> {
         // Typed when a value is first seen.
         Shape::Empty => out.notes.push(format!("column `{name}` has no values in the sample")),
         Shape::Other(what) => {
-            return skip(Error::invalid(name, format!("column `{name}` is {what}, which metadata cannot hold")));
+            return skip(Error::invalid(
+                name,
+                format!("column `{name}` is {what}, which metadata cannot hold"),
+            ));
         }
     }
     Ok(())

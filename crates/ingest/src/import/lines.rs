@@ -93,7 +93,10 @@ pub(crate) fn encode(
             .and_then(|row| json.end().map(|()| row))
             .map_err(|e| bad_line(at, number, &e))?;
         let missing = |field: &str| {
-            Err(Error::invalid(format!("records[{at}].{field}"), format!("line {number}: there is no {field}")))
+            Err(Error::invalid(
+                format!("records[{at}].{field}"),
+                format!("line {number}: there is no {field}"),
+            ))
         };
         let id = match (row.id, &inference.id_column) {
             (Some(id), _) => id,
@@ -145,8 +148,7 @@ enum Role {
 impl<'i> Roles<'i> {
     fn new(inference: &'i Inference) -> Self {
         let mut by_name: HashMap<&str, Role> =
-            inference.skipped.iter().map(|name| (name.as_str(), Role::Skip)).collect();
-        by_name.extend(FIELDS.iter().enumerate().map(|(at, name)| (*name, Role::Field(at))));
+            FIELDS.iter().enumerate().map(|(at, name)| (*name, Role::Field(at))).collect();
         by_name.extend(inference.skipped.iter().map(|name| (name.as_str(), Role::Skip)));
         by_name.extend(inference.id_column.as_deref().map(|name| (name, Role::Id)));
         by_name.insert(&inference.vector_column, Role::Vector);

@@ -4,8 +4,8 @@ use std::collections::HashSet;
 
 use arrow::array::{Array, AsArray, RecordBatch};
 use arrow::datatypes::DataType;
-use esker_format::schema::ColumnType;
 use esker_format::Result;
+use esker_format::schema::ColumnType;
 use serde_json::Value as Json;
 
 use super::convert::{self, Vectors};
@@ -80,7 +80,8 @@ impl Sample {
     /// The columns of an Arrow schema, with what the first rows add.
     pub(crate) fn of_batch(batch: &RecordBatch) -> Result<Sample> {
         let batch = batch.slice(0, batch.num_rows().min(SAMPLE_ROWS));
-        let columns = batch.schema().fields().iter().zip(batch.columns()).map(|(field, column)| {
+        let schema = batch.schema();
+        let columns = schema.fields().iter().zip(batch.columns()).map(|(field, column)| {
             Ok(SampleColumn {
                 name: field.name().clone(),
                 shape: shape(column.data_type()),
@@ -101,8 +102,10 @@ impl Sample {
             }
         }
         let column = |name: &str| {
-            let values: Vec<&Json> =
-                lines.iter().map(|l| l.iter().find(|(n, _)| n == name).map_or(&Json::Null, |(_, v)| v)).collect();
+            let values: Vec<&Json> = lines
+                .iter()
+                .map(|l| l.iter().find(|(n, _)| n == name).map_or(&Json::Null, |(_, v)| v))
+                .collect();
             SampleColumn {
                 name: name.to_owned(),
                 shape: json_shape(&values),
@@ -223,7 +226,9 @@ fn json_shape(values: &[&Json]) -> Shape {
             (Some(ColumnType::Int | ColumnType::Float), ColumnType::Int | ColumnType::Float) => {
                 Some(ColumnType::Float)
             }
-            (Some(a), b) => return Shape::Other(format!("{} in one line and {} in another", a.as_str(), b.as_str())),
+            (Some(a), b) => {
+                return Shape::Other(format!("{} in one line and {} in another", a.as_str(), b.as_str()));
+            }
         };
     }
     shape.map_or(Shape::Empty, |s| Shape::Typed(s, None))

@@ -267,8 +267,7 @@ fn check_like(like: &Like, columns: &Columns) -> Result<()> {
         }
         (Kind::String, _) => Ok(()),
         _ => {
-            let message =
-                format!("column {} holds {}, LIKE needs text", ident(&column.name), kind.plural());
+            let message = format!("column {} holds {}, LIKE needs text", ident(&column.name), kind.plural());
             Err(Error::invalid(column.name.clone(), message))
         }
     }
@@ -283,7 +282,9 @@ fn mismatch(column: &Column, kind: Kind, value: &ScalarValue) -> Error {
         format!("column {} holds {}, it cannot be compared with {shown}", ident(&column.name), kind.plural());
     let error = Error::invalid(column.name.clone(), message);
     match kind {
-        Kind::Strings => error.with_hint("test for an element: array_has(column, 'text'), or $contains in JSON"),
+        Kind::Strings => {
+            error.with_hint("test for an element: array_has(column, 'text'), or $contains in JSON")
+        }
         _ => error,
     }
 }

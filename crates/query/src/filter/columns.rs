@@ -4,8 +4,9 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use arrow::datatypes::{Schema as ArrowSchema, SchemaRef};
-use datafusion::common::DFSchema;
+use datafusion::common::{DFSchema, ScalarValue};
 use esker_format::schema::{ColumnType, Schema, Settings, arrow_schema};
+use esker_format::segment::attributes::Literal;
 use esker_format::{Error, Result};
 
 use super::suggest;
@@ -68,6 +69,19 @@ impl Columns {
 
     pub fn kind(&self, name: &str) -> Option<Kind> {
         self.kinds.get(name).copied()
+    }
+
+    /// A literal in the column's Arrow type.
+    pub fn scalar(&self, name: &str, literal: &Literal) -> ScalarValue {
+        match literal {
+            Literal::Bool(v) => ScalarValue::from(*v),
+            Literal::Int(v) if self.kind(name) == Some(Kind::Time) => {
+                ScalarValue::TimestampMillisecond(Some(*v), Some("UTC".into()))
+            }
+            Literal::Int(v) => ScalarValue::from(*v),
+            Literal::Float(v) => ScalarValue::from(*v),
+            Literal::String(v) => ScalarValue::from(v.as_str()),
+        }
     }
 
     /// Refuses a column that is not there.

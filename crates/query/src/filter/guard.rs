@@ -11,8 +11,8 @@ use esker_format::{Error, Result, limits};
 
 /// Brackets inside brackets, subqueries included.
 pub(crate) const NESTING: usize = 32;
-/// Operators of all kinds in one text.
-pub(crate) const OPERATORS: usize = 1_024;
+/// Operators one after another that no comma, AND or OR separates, those in brackets among them included.
+pub(crate) const CHAIN: usize = 128;
 /// Subqueries, joins and set operations in one text.
 pub(crate) const RELATIONS: usize = 64;
 /// Depth to which sqlparser may recurse; above what [`NESTING`] needs.
@@ -42,7 +42,7 @@ pub(crate) fn check(field: &str, text: &str) -> Result<()> {
     };
     match () {
         () if count.deepest > NESTING => over("levels of nested brackets", count.deepest, NESTING),
-        () if count.operators > OPERATORS => over("operators", count.operators, OPERATORS),
+        () if count.longest > CHAIN => over("operators in one term", count.longest, CHAIN),
         () if count.relations > RELATIONS => over("subqueries and joins", count.relations, RELATIONS),
         () => Ok(()),
     }
@@ -59,33 +59,54 @@ pub(crate) fn terms(field: &str, n: usize) -> Result<()> {
 
 #[derive(Default)]
 struct Count {
-    /// Per open bracket, whether its tokens are a FROM list, whose commas join.
-    from: Vec<bool>,
-    from_outside: bool,
+    /// The text outside all brackets.
+    outside: Level,
+    /// One per open bracket.
+    open: Vec<Level>,
     deepest: usize,
+    longest: usize,
     /// BETWEENs whose AND has not come yet.
     between: usize,
     connectives: usize,
-    operators: usize,
     relations: usize,
+}
+
+/// What lies between two brackets.
+#[derive(Default)]
+struct Level {
+    /// Whether the tokens are a FROM list, whose commas join.
+    from: bool,
+    /// Operators since the last separator.
+    chain: usize,
+    /// The most of them so far.
+    longest: usize,
 }
 
 impl Count {
     fn add(&mut self, token: &Token, before: Option<&Token>, after: Option<&Token>) {
         match token {
             Token::LParen | Token::LBracket | Token::LBrace => {
-                self.from.push(false);
-                self.deepest = self.deepest.max(self.from.len());
                 // A subscript chains like an operator: a[1][1][1].
-                self.operators += usize::from(matches!(before, Some(Token::RBracket | Token::RParen)));
+                if matches!(before, Some(Token::RBracket | Token::RParen)) {
+                    self.operator(1);
+                }
+                self.open.push(Level::default());
+                self.deepest = self.deepest.max(self.open.len());
             }
-            Token::RParen | Token::RBracket | Token::RBrace => drop(self.from.pop()),
-            Token::Comma => self.relations += usize::from(self.in_from()),
+            Token::RParen | Token::RBracket | Token::RBrace => {
+                let inner = self.open.pop().map_or(0, |level| level.longest);
+                self.operator(inner);
+            }
+            Token::Comma => {
+                self.relations += usize::from(self.level().from);
+                self.level().chain = 0;
+            }
             Token::Minus | Token::Plus if sign(before, after) => {}
             Token::Word(word) if word.quote_style.is_none() => self.keyword(word.keyword),
-            Token::Word(_) | Token::Number(..) | Token::Period | Token::SemiColon | Token::Placeholder(_) => {}
+            Token::SemiColon => self.clause(false),
+            Token::Word(_) | Token::Number(..) | Token::Period | Token::Placeholder(_) => {}
             other if is_text(other) => {}
-            _ => self.operators += 1,
+            _ => self.operator(1),
         }
     }
 
@@ -94,19 +115,19 @@ impl Count {
         match keyword {
             BETWEEN => {
                 self.between += 1;
-                self.operators += 1;
+                self.operator(1);
             }
             AND if self.between > 0 => self.between -= 1,
             AND | OR => {
                 self.connectives += 1;
-                self.operators += 1;
+                self.level().chain = 0;
             }
-            NOT | IS | LIKE | ILIKE | SIMILAR | RLIKE | REGEXP | IN | XOR | DIV | COLLATE | AT | PRIOR | INTERVAL
-            | CASE | OVERLAPS | ANY | ALL | SOME | ESCAPE => self.operators += 1,
-            FROM => self.set_from(true),
-            WHERE | GROUP | ORDER | HAVING | LIMIT | OFFSET | WINDOW | QUALIFY | WITH => self.set_from(false),
+            NOT | IS | LIKE | ILIKE | SIMILAR | RLIKE | REGEXP | IN | XOR | DIV | COLLATE | AT | PRIOR
+            | INTERVAL | CASE | OVERLAPS | ANY | ALL | SOME | ESCAPE => self.operator(1),
+            FROM => self.clause(true),
+            WHERE | GROUP | ORDER | HAVING | LIMIT | OFFSET | WINDOW | QUALIFY | WITH => self.clause(false),
             SELECT | VALUES | TABLE => {
-                self.set_from(false);
+                self.clause(false);
                 self.relations += 1;
             }
             JOIN | UNION | INTERSECT | EXCEPT | PIVOT | UNPIVOT => self.relations += 1,
@@ -114,12 +135,21 @@ impl Count {
         }
     }
 
-    fn in_from(&self) -> bool {
-        *self.from.last().unwrap_or(&self.from_outside)
+    fn level(&mut self) -> &mut Level {
+        self.open.last_mut().unwrap_or(&mut self.outside)
     }
 
-    fn set_from(&mut self, on: bool) {
-        *self.from.last_mut().unwrap_or(&mut self.from_outside) = on;
+    fn operator(&mut self, n: usize) {
+        let level = self.level();
+        level.chain += n;
+        level.longest = level.longest.max(level.chain);
+        let longest = level.longest;
+        self.longest = self.longest.max(longest);
+    }
+
+    fn clause(&mut self, from: bool) {
+        let level = self.level();
+        (level.from, level.chain) = (from, 0);
     }
 }
 

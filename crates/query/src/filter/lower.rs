@@ -9,10 +9,11 @@ use std::ops::Bound;
 use datafusion::common::ScalarValue;
 use datafusion::logical_expr::expr::InList;
 use datafusion::logical_expr::{BinaryExpr, Expr, Operator};
+use esker_format::segment::attributes::{Literal, Predicate};
 
+use super::Tree;
 use super::align::text;
 use super::columns::{Columns, Kind};
-use super::{Literal, Predicate, Tree};
 
 /// The rows for which `expr` (or, `negated`, its negation) is true.
 pub(super) fn lower(expr: &Expr, negated: bool, columns: &Columns) -> Tree {
@@ -59,8 +60,8 @@ pub(super) fn chain(expr: &Expr, op: Operator) -> Vec<&Expr> {
 /// IS NULL, or `negated` IS NOT NULL: never null themselves.
 fn is_null(inner: &Expr, negated: bool, columns: &Columns) -> Tree {
     match inner {
-        Expr::Column(column) if columns.kind(&column.name).is_some() => {
-            let null = Tree::Leaf(Predicate::IsNull(column.name.clone()));
+        inner if let Some((column, _)) = subject(inner, columns) => {
+            let null = Tree::Leaf(Predicate::IsNull(column.to_owned()));
             if negated { Tree::Not(Box::new(null)) } else { null }
         }
         _ if negated => Tree::Other(Expr::IsNotNull(Box::new(inner.clone()))),
@@ -92,9 +93,15 @@ fn leaf(expr: &Expr, negated: bool, columns: &Columns) -> Option<Tree> {
     }
 }
 
+/// Columns that no segment has attributes of: `id` is found by hash, `_seq` by reading it.
+const WITHOUT_ATTRIBUTES: [&str; 2] = ["id", "_seq"];
+
+/// The column that `expr` is, if attributes may know it.
 fn subject<'a>(expr: &'a Expr, columns: &Columns) -> Option<(&'a str, Kind)> {
     match expr {
-        Expr::Column(column) => Some((&column.name, columns.kind(&column.name)?)),
+        Expr::Column(column) if !WITHOUT_ATTRIBUTES.contains(&column.name.as_str()) => {
+            Some((&column.name, columns.kind(&column.name)?))
+        }
         _ => None,
     }
 }
@@ -115,7 +122,7 @@ fn value(expr: &Expr, kind: Kind) -> Option<Literal> {
 fn comparison(column: &str, op: Operator, value: Literal, negated: bool) -> Option<Tree> {
     use Bound::{Excluded, Included, Unbounded};
     let op = if negated { op.negate()? } else { op };
-    let range = |low, high| Tree::Leaf(Predicate::Range { col: column.to_owned(), low, high });
+    let range = |low, high| Tree::Leaf(Predicate::Range { column: column.to_owned(), low, high });
     Some(match op {
         Operator::Eq => Tree::Leaf(Predicate::Eq(column.to_owned(), value)),
         Operator::NotEq => signed(Predicate::Eq(column.to_owned(), value), column, true),
@@ -156,13 +163,15 @@ fn merge_ranges(branches: Vec<Tree>) -> Vec<Tree> {
     use Bound::Unbounded;
     let mut merged: Vec<Tree> = Vec::with_capacity(branches.len());
     for branch in branches {
-        if let Tree::Leaf(Predicate::Range { col, low, high }) = &branch {
+        if let Tree::Leaf(Predicate::Range { column, low, high }) = &branch {
             let partner = merged.iter_mut().find_map(|t| match t {
-                Tree::Leaf(Predicate::Range { col: c, low: l, high: h }) if c == col => match (&*l, &*h) {
-                    (Unbounded, _) if *high == Unbounded => Some((l, h)),
-                    (_, Unbounded) if *low == Unbounded => Some((l, h)),
-                    _ => None,
-                },
+                Tree::Leaf(Predicate::Range { column: c, low: l, high: h }) if c == column => {
+                    match (&*l, &*h) {
+                        (Unbounded, _) if *high == Unbounded => Some((l, h)),
+                        (_, Unbounded) if *low == Unbounded => Some((l, h)),
+                        _ => None,
+                    }
+                }
                 _ => None,
             });
             if let Some((l, h)) = partner {

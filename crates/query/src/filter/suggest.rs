@@ -9,13 +9,13 @@ pub(crate) fn hint<'a>(what: &str, name: &str, known: impl IntoIterator<Item = &
     let nearest = known
         .iter()
         .map(|k| (levenshtein(&lower, &k.to_lowercase()), *k))
-        .filter(|(distance, k)| *distance <= (k.chars().count().min(name.chars().count()) / 3).max(1))
+        .filter(|(distance, k)| *distance <= (k.chars().count().min(name.chars().count()) + 2) / 3)
         .min();
     if let Some((_, k)) = nearest {
         return Some(format!("did you mean `{k}`?"));
     }
     /// Names listed when none is near.
-    const LISTED: usize = 12;
+    const LISTED: usize = 16;
     let (shown, more) = (known.iter().take(LISTED).copied().collect::<Vec<_>>(), known.len() > LISTED);
     (!shown.is_empty()).then(|| format!("{what}: {}{}", shown.join(", "), if more { ", …" } else { "" }))
 }

@@ -2,9 +2,8 @@
 
 use datafusion::logical_expr::Expr;
 use esker_format::Result;
+use esker_format::segment::attributes::Predicate;
 use roaring::RoaringBitmap;
-
-use super::Predicate;
 
 /// The rows for which a filter is *true*. SQL's third value has been dealt with: negations were pushed down to the
 /// leaves, where a missing value makes a comparison and its negation alike not true, so plain set operations are

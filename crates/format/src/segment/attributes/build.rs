@@ -6,8 +6,8 @@ use roaring::RoaringBitmap;
 
 use super::number::{float_key, int_key};
 use super::{
-    Attributes, KIND_FLOAT, KIND_INT, KIND_TEXT, KIND_VALUES, LIST_BYTES, SLOT_BITS, TEXT_BYTES, TRAILING_NUMBERS,
-    bool_bytes, hash,
+    Attributes, KIND_BOOLEAN, KIND_FLOAT, KIND_INT, KIND_STRING, KIND_STRINGS, KIND_TEXT, LIST_BYTES,
+    SLOT_BITS, TEXT_BYTES, TRAILING_NUMBERS, bool_bytes, hash,
 };
 use crate::error::{Error, Result};
 use crate::schema::{ColumnType, Schema, Settings, TRAILING, arrow_schema};
@@ -185,7 +185,9 @@ impl Gather {
             ColumnType::Int => KIND_INT,
             ColumnType::Float => KIND_FLOAT,
             _ if is_text => KIND_TEXT,
-            _ => KIND_VALUES,
+            ColumnType::Boolean => KIND_BOOLEAN,
+            ColumnType::String => KIND_STRING,
+            ColumnType::Strings => KIND_STRINGS,
         };
         let mut out = vec![kind];
         out.put_varint(self.nulls.len());
@@ -200,9 +202,9 @@ impl Gather {
             out.put_u32(chunk.crc);
         }
         match kind {
-            KIND_VALUES => values(self.values, section, &mut out)?,
+            KIND_TEXT => {}
             KIND_INT | KIND_FLOAT => numbers(self.numbers, section, &mut out)?,
-            _ => {}
+            _ => values(self.values, section, &mut out)?,
         }
         Ok(out)
     }
@@ -212,7 +214,8 @@ impl Gather {
 fn bitmap_bytes(mut bits: RoaringBitmap) -> Result<Vec<u8>> {
     bits.optimize();
     let mut out = Vec::with_capacity(bits.serialized_size());
-    bits.serialize_into(&mut out).map_err(|e| Error::internal("a bitmap cannot be written").with_source(e))?;
+    bits.serialize_into(&mut out)
+        .map_err(|e| Error::internal("a bitmap cannot be written").with_source(e))?;
     Ok(out)
 }
 
@@ -258,7 +261,8 @@ fn values(mut postings: Vec<(u64, u16, u32)>, section: &mut Section, out: &mut V
     out.put_varint(section.0.len() as u64);
     let (mut start, mut next) = (0, 0);
     for slot in 0..1u64 << slot_bits {
-        let count = ends[next..].partition_point(|(hash, _)| super::directory::slot(*hash, slot_bits) <= slot);
+        let count =
+            ends[next..].partition_point(|(hash, _)| super::directory::slot(*hash, slot_bits) <= slot);
         next += count;
         let end = if count == 0 { start } else { ends[next - 1].1 };
         out.put_varint(if start == end { 0 } else { section.append(&small[start..end]) });
@@ -317,15 +321,14 @@ fn run(bin: &[(u64, u32)]) -> Result<Vec<u8>> {
     for same in bin.chunk_by(|a, b| a.0 == b.0) {
         let ordinals = || same.iter().map(|(_, o)| *o);
         out.put_varint(same[0].0 - last);
-        out.put_varint(same.len() as u64);
         last = same[0].0;
         let mut list = Vec::with_capacity(same.len() * 2);
         put_ordinals(ordinals(), &mut list);
         if list.len() <= LIST_BYTES {
-            out.put(&[0]);
+            out.put_varint((same.len() as u64) << 1);
             out.put(&list);
         } else {
-            out.put(&[1]);
+            out.put_varint((same.len() as u64) << 1 | 1);
             out.put_bytes(&bitmap_bytes(ordinals().collect())?);
         }
     }

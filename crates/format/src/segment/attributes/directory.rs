@@ -3,7 +3,9 @@
 use std::collections::HashMap;
 use std::ops::Range;
 
-use super::{KIND_FLOAT, KIND_INT, KIND_TEXT, KIND_VALUES, SLOT_BITS, TRAILING_NUMBERS};
+use super::{
+    KIND_BOOLEAN, KIND_FLOAT, KIND_INT, KIND_STRING, KIND_STRINGS, KIND_TEXT, SLOT_BITS, TRAILING_NUMBERS,
+};
 use crate::error::{Error, Result};
 use crate::schema::Schema;
 use crate::segment::wire::{Take, check, checked};
@@ -29,6 +31,8 @@ enum Slot {
 /// What the directory says about a column.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Column {
+    /// One of the kinds of the entry.
+    pub(super) kind: u8,
     pub(super) nulls: Nulls,
     pub(super) lookup: Lookup,
     chunks: Vec<Chunk>,
@@ -130,8 +134,8 @@ impl Directory {
         self.columns.len()
     }
 
-    /// What is known about a column. Nothing when the segment does not have it, or when its entry is
-    /// [`Directory::cold`].
+    /// What is known about a column: nothing when the segment does not have it, or when its entry is
+    /// [`cold`](Directory::cold).
     pub fn column(&self, name: &str) -> Option<&Column> {
         match self.columns.get(*self.names.get(name)?)? {
             Slot::Here(column) => Some(column),
@@ -190,12 +194,12 @@ impl Column {
         })?;
         let lookup = match kind {
             KIND_TEXT => Lookup::Text,
-            KIND_VALUES => values(t, section)?,
+            KIND_BOOLEAN | KIND_STRING | KIND_STRINGS => values(t, section)?,
             KIND_INT | KIND_FLOAT => Lookup::Numbers(numbers(t, section, kind == KIND_FLOAT)?),
             other => return Err(t.corrupt(format!("an entry has kind {other}"))),
         };
         t.end()?;
-        Ok(Column { nulls, lookup, chunks })
+        Ok(Column { kind, nulls, lookup, chunks })
     }
 }
 

@@ -7,7 +7,7 @@ use roaring::RoaringBitmap;
 
 use super::directory::{Column, Directory, Lookup, Nulls, Numbers, slot};
 use super::number::keys;
-use super::{Literal, Predicate, bool_bytes, hash};
+use super::{KIND_BOOLEAN, KIND_STRING, KIND_STRINGS, Literal, Predicate, bool_bytes, hash};
 use crate::error::{Error, Result};
 use crate::segment::wire::{Take, checked};
 
@@ -41,7 +41,8 @@ impl Directory {
     /// How to find the rows that satisfy `predicate`, or nothing when the attributes cannot tell: then the column
     /// must be read. Also nothing while the column's entry is [`cold`](Directory::cold) and not loaded.
     pub fn plan(&self, predicate: &Predicate) -> Option<Plan> {
-        let mut plan = Plan { ranges: Vec::new(), object: self.object.clone(), rows: self.rows, set: Set::None };
+        let mut plan =
+            Plan { ranges: Vec::new(), object: self.object.clone(), rows: self.rows, set: Set::None };
         let is_null = matches!(predicate, Predicate::IsNull(_));
         plan.set = if self.has(predicate.column()) {
             plan.set(self.seed, self.column(predicate.column())?, predicate)?
@@ -62,7 +63,10 @@ impl Plan {
         }
         let out = self.rows_of(&self.set, bytes)?;
         if out.max().is_some_and(|max| max >= self.rows) {
-            return Err(Error::corrupt(&self.object, "an attribute names a row that the segment does not have"));
+            return Err(Error::corrupt(
+                &self.object,
+                "an attribute names a row that the segment does not have",
+            ));
         }
         Ok(out)
     }
@@ -116,10 +120,9 @@ impl Plan {
         match predicate {
             Predicate::Eq(_, literal) => self.equal(seed, column, std::slice::from_ref(literal)),
             Predicate::In(_, literals) => self.equal(seed, column, literals),
-            Predicate::Contains(_, text) => match &column.lookup {
-                Lookup::Values { .. } => Some(self.values(column, vec![hash(seed, text.as_bytes())])),
-                _ => None,
-            },
+            Predicate::Contains(_, text) => {
+                (column.kind == KIND_STRINGS).then(|| self.values(column, vec![hash(seed, text.as_bytes())]))
+            }
             Predicate::Range { low, high, .. } => match &column.lookup {
                 Lookup::Numbers(numbers) => match keys(numbers.float, low, high).ok()? {
                     Some(keys) => Some(self.between(column, numbers, keys)),
@@ -144,10 +147,10 @@ impl Plan {
         match &column.lookup {
             Lookup::Text => None,
             Lookup::Values { .. } => {
-                let wanted = literals.iter().map(|l| match l {
-                    Literal::String(s) => Some(hash(seed, s.as_bytes())),
-                    Literal::Bool(b) => Some(hash(seed, &bool_bytes(*b))),
-                    Literal::Int(_) | Literal::Float(_) => None,
+                let wanted = literals.iter().map(|l| match (column.kind, l) {
+                    (KIND_STRING, Literal::String(s)) => Some(hash(seed, s.as_bytes())),
+                    (KIND_BOOLEAN, Literal::Bool(b)) => Some(hash(seed, &bool_bytes(*b))),
+                    _ => None,
                 });
                 Some(self.values(column, wanted.collect::<Option<_>>()?))
             }
@@ -278,16 +281,14 @@ fn run_rows(object: &str, mut t: Take<'_>, keys: &RangeInclusive<u64>) -> Result
     let (mut out, mut key) = (RoaringBitmap::new(), 0u64);
     while t.left() > 0 {
         key = key.checked_add(t.varint()?).ok_or_else(|| t.corrupt("a key has more than 64 bits"))?;
-        let (count, wanted) = (t.varint()?, keys.contains(&key));
-        match t.u8()? {
-            0 => ordinals(&mut t, count, wanted.then_some(&mut out))?,
-            1 => {
-                let bytes = t.run()?;
-                if wanted {
-                    out |= bitmap(object, bytes)?;
-                }
-            }
-            other => return Err(t.corrupt(format!("ordinals start with {other}"))),
+        let (rows, wanted) = (t.varint()?, keys.contains(&key));
+        if rows & 1 == 0 {
+            ordinals(&mut t, rows >> 1, wanted.then_some(&mut out))?;
+            continue;
+        }
+        let bytes = t.run()?;
+        if wanted {
+            out |= bitmap(object, bytes)?;
         }
     }
     Ok(out)

@@ -187,6 +187,11 @@ impl Header {
         &self.attributes
     }
 
+    /// The same, to [`load`](Directory::load) columns that did not fit the header.
+    pub fn attributes_mut(&mut self) -> &mut Directory {
+        &mut self.attributes
+    }
+
     /// The quantised centroids, as `esker-index` encoded them.
     pub fn centroids(&self) -> Bytes {
         let range = self.section(Section::Centroids).unwrap_or(0..0);

@@ -95,7 +95,8 @@ impl IdMap {
 
     /// The entries on whole, checked pages, the first of which starts at byte `start` of the map.
     pub(super) fn read(&self, object: &str, start: u64, bytes: &[u8]) -> Result<Vec<(u64, u32)>> {
-        if bytes.len() % PAGE != 0 || start % PAGE as u64 != 0 || start + bytes.len() as u64 > self.length() {
+        let aligned = bytes.len().is_multiple_of(PAGE) && start.is_multiple_of(PAGE as u64);
+        if !aligned || start + bytes.len() as u64 > self.length() {
             return Err(Error::corrupt(object, "the id map is not read in whole pages"));
         }
         let mut out = Vec::with_capacity(bytes.len() / ENTRY);

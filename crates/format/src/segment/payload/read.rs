@@ -70,7 +70,9 @@ pub fn decode_block(object: &str, block: u32, bytes: &[u8], schema: &Arc<Schema>
     let mut t = Take::new(object, "payload block", &raw);
     let (first, rows) = (t.u32()?, t.varint()?);
     if u64::from(first) != u64::from(block) * u64::from(BLOCK_ROWS) || rows > u64::from(BLOCK_ROWS) {
-        return Err(t.corrupt(format!("it starts at row {first} and has {rows} rows, where block {block} should be")));
+        return Err(t.corrupt(format!(
+            "it starts at row {first} and has {rows} rows, where block {block} should be"
+        )));
     }
     let rows = (0..rows).map(|_| row(&mut t, schema)).collect::<Result<_>>()?;
     t.end()?;
@@ -78,7 +80,8 @@ pub fn decode_block(object: &str, block: u32, bytes: &[u8], schema: &Arc<Schema>
 }
 
 fn decompress(object: &str, block: u32, bytes: &[u8]) -> Result<Vec<u8>> {
-    let failed = |e| Error::corrupt(object, format!("payload block {block} cannot be decompressed")).with_source(e);
+    let failed =
+        |e| Error::corrupt(object, format!("payload block {block} cannot be decompressed")).with_source(e);
     let mut raw = Vec::with_capacity(bytes.len().saturating_mul(4).min(1 << 20));
     let decoder = zstd::stream::read::Decoder::with_buffer(bytes).map_err(failed)?;
     decoder.take(BLOCK_BYTES + 1).read_to_end(&mut raw).map_err(failed)?;
@@ -128,7 +131,9 @@ fn value(t: &mut Take<'_>, kind: ColumnType) -> Result<At> {
             let count = t.varint_u32()? as usize;
             At::Strings(t.many(count, 1, text)?)
         }
-        (tag, kind) => return Err(t.corrupt(format!("a value has tag {tag} in a column of {}", kind.as_str()))),
+        (tag, kind) => {
+            return Err(t.corrupt(format!("a value has tag {tag} in a column of {}", kind.as_str())));
+        }
     })
 }
 

@@ -1,0 +1,300 @@
+//! Rows in, a segment out (INDEX §1): cluster, put the rows in leaf order, write `rows.parquet`, codes, payload and
+//! attributes beside each other, calibrate, lay out the index. Sync, seeded, no I/O: equal rows, options and instruction
+//! set give equal bytes whatever the number of threads.
+
+mod calibration;
+mod codes;
+mod order;
+
+use std::time::Duration;
+
+use arrow::array::RecordBatch;
+use bytes::Bytes;
+use esker_format::schema::{Schema, Settings, arrow_schema};
+use esker_format::segment::attributes::{Attributes, AttributesBuilder};
+use esker_format::segment::index::{IndexParts, IndexSummary, IndexWriter};
+use esker_format::segment::payload::{Payload, PayloadWriter};
+use esker_format::segment::rows::{RowsLayout, RowsWriter, verify_layout};
+use esker_format::{CollectionId, Error, Result, Seq, SetHash};
+use esker_index::{Clustering, Metric, cluster, leaf_target};
+use esker_store::Clock;
+
+use crate::parallel::{self, Task};
+use crate::versions::versions;
+use codes::Coded;
+use order::Ordered;
+
+/// What the rows belong to.
+#[derive(Debug, Clone, Copy)]
+pub struct Target<'a> {
+    /// The collection, which keys the hashes of ids.
+    pub collection: &'a CollectionId,
+    /// Dimension, metric and element type.
+    pub settings: &'a Settings,
+    /// The metadata columns of the rows.
+    pub schema: &'a Schema,
+}
+
+/// How to build.
+#[derive(Debug, Clone, Copy)]
+pub struct BuildOptions {
+    /// Decides clustering, rotation and sampling; the rotation's is stored.
+    pub seed: u64,
+    /// Most threads at once.
+    pub threads: usize,
+}
+
+/// A segment's two files and what a manifest and `head` say about them.
+#[derive(Debug, Clone)]
+pub struct BuiltSegment {
+    /// `rows.parquet`.
+    pub rows_file: Bytes,
+    /// The index file.
+    pub index_file: Bytes,
+    /// Sizes and the checksum of the part that opens the index.
+    pub summary: IndexSummary,
+    /// The codes section of the index file, for `head`.
+    pub codes: Bytes,
+    /// Input row of each ordinal, rows of all batches counted on.
+    pub order: Vec<u32>,
+    /// First ordinal of each leaf, and the number of rows at the end.
+    pub leaf_starts: Vec<u32>,
+    /// Smallest and greatest seq of the rows.
+    pub seqs: (Seq, Seq),
+    /// Sum of the rows' hashes.
+    pub hash: SetHash,
+}
+
+impl BuiltSegment {
+    /// Number of rows.
+    pub fn rows(&self) -> u64 {
+        self.order.len() as u64
+    }
+
+    /// The start of the index file that opens it.
+    pub fn header(&self) -> Bytes {
+        self.index_file.slice(..self.summary.header_len as usize)
+    }
+}
+
+/// Builds a segment of `rows`, all live, with `arrow_schema(settings, schema)` and in any order. No rows make no
+/// segment. `progress` hears clustering work done and its total. Memory stays below three times the vectors as f32.
+///
+/// # Errors
+/// Internal when the rows are not what they should be, or a file does not read back as it was written.
+pub fn build_segment(
+    rows: Vec<RecordBatch>,
+    target: Target<'_>,
+    options: BuildOptions,
+    clock: &dyn Clock,
+    progress: &dyn Fn(u64, u64),
+) -> Result<Option<BuiltSegment>> {
+    let arrow = arrow_schema(target.settings, target.schema);
+    if rows.iter().any(|b| b.schema().fields() != arrow.fields()) {
+        return Err(Error::internal("rows for a segment do not have the collection's schema"));
+    }
+    let count: usize = rows.iter().map(RecordBatch::num_rows).sum();
+    if count == 0 {
+        return Ok(None);
+    }
+    if u32::try_from(count).is_err() {
+        return Err(Error::internal(format!("{count} rows are too many for one segment")));
+    }
+    let build = Build { target, options, watch: StopWatch { clock, start: clock.elapsed() } };
+    build.run(rows, progress).map(Some)
+}
+
+/// The metric in the words of the index.
+pub(crate) fn metric(settings: &Settings) -> Metric {
+    match settings.metric {
+        esker_format::schema::Metric::Cosine => Metric::Cosine,
+        esker_format::schema::Metric::L2 => Metric::L2,
+        esker_format::schema::Metric::Dot => Metric::Dot,
+    }
+}
+
+struct Build<'a> {
+    target: Target<'a>,
+    options: BuildOptions,
+    watch: StopWatch<'a>,
+}
+
+/// What is made beside each other once the order is known.
+struct Files {
+    rows: (Bytes, RowsLayout),
+    payload: Payload,
+    attributes: Attributes,
+    coded: Coded,
+    ids: Ids,
+}
+
+/// What the rows' ids, seqs and numbers give, by ordinal.
+struct Ids {
+    hashes: Vec<u64>,
+    seqs: (Seq, Seq),
+    sum: SetHash,
+}
+
+impl Build<'_> {
+    fn run(mut self, rows: Vec<RecordBatch>, progress: &dyn Fn(u64, u64)) -> Result<BuiltSegment> {
+        let settings = self.target.settings;
+        let source = order::Source::gather(rows, settings)?;
+        self.watch.lap("gather");
+        let clustering = self.cluster(source.vectors(), progress);
+        self.watch.lap("cluster");
+        let leaf_starts = leaf_starts(&clustering);
+        let ordered = source.reorder(&clustering.order, &self.target, self.options.threads)?;
+        self.watch.lap("reorder");
+        let files = self.files(&ordered, &clustering, &leaf_starts)?;
+        self.watch.lap("files");
+        let calibration = calibration::calibrate(
+            &ordered.vectors,
+            &files.coded,
+            &leaf_starts,
+            metric(settings),
+            self.options,
+        );
+        self.watch.lap("calibrate");
+        let (summary, index_file) = self.index(&files, calibration, &leaf_starts)?;
+        self.watch.lap("index");
+        Ok(BuiltSegment {
+            rows_file: files.rows.0,
+            index_file,
+            summary,
+            codes: files.coded.groups.into(),
+            order: clustering.order,
+            leaf_starts,
+            seqs: files.ids.seqs,
+            hash: files.ids.sum,
+        })
+    }
+}
+
+impl Build<'_> {
+    fn cluster(&self, vectors: &[f32], progress: &dyn Fn(u64, u64)) -> Clustering {
+        let settings = self.target.settings;
+        let d = settings.dimension as usize;
+        let rows = vectors.len() / d;
+        let target = leaf_target(rows as u64);
+        let total = esker_index::cluster_work(rows, target);
+        let done = std::cell::Cell::new(0);
+        let heard = |more: u64| {
+            done.set(done.get() + more);
+            progress(done.get(), total);
+        };
+        cluster(vectors, d, metric(settings), target, self.options.seed, self.options.threads, &heard)
+    }
+
+    /// Everything that depends on the order alone, on all threads.
+    fn files(&self, ordered: &Ordered, clustering: &Clustering, leaf_starts: &[u32]) -> Result<Files> {
+        let Target { settings, .. } = self.target;
+        let mut coded = Coded::new(settings, ordered, clustering, self.options.seed)?;
+        let mut groups = vec![0; coded.groups_len(ordered.rows())];
+        let (mut rows, mut payload, mut ids) = (None, None, None);
+        let mut tasks: Vec<Task<'_>> = vec![
+            Box::new(|| rows = Some(self.rows_and_attributes(&ordered.batches))),
+            Box::new(|| payload = Some(self.payload(&ordered.batches))),
+            Box::new(|| ids = Some(self.ids(&ordered.batches))),
+        ];
+        tasks.extend(coded.tasks(ordered, leaf_starts, settings, &mut groups));
+        parallel::run(self.options.threads, tasks);
+        coded.groups = groups;
+        let ran = || Error::internal("a part of a segment was not made");
+        let (rows, attributes) = rows.ok_or_else(ran)??;
+        Ok(Files { rows, attributes, payload: payload.ok_or_else(ran)??, ids: ids.ok_or_else(ran)??, coded })
+    }
+
+    fn rows_and_attributes(&self, batches: &[RecordBatch]) -> Result<((Bytes, RowsLayout), Attributes)> {
+        let Target { settings, schema, .. } = self.target;
+        let vectors: usize = batches.iter().map(|b| b.num_rows() * settings.stride()).sum();
+        // Pages, levels and the other columns are a small part of most files; too small a guess costs a copy.
+        let mut file = Vec::with_capacity(vectors + vectors / 8 + (64 << 10));
+        let mut writer = RowsWriter::new(&mut file, settings, schema)?;
+        let mut attributes = AttributesBuilder::new(settings, schema, self.options.seed);
+        for batch in batches {
+            writer.write(batch)?;
+            attributes.push_batch(batch)?;
+        }
+        let layout = writer.finish()?;
+        let attributes = attributes.finish(&layout)?;
+        Ok(((file.into(), layout), attributes))
+    }
+
+    fn payload(&self, batches: &[RecordBatch]) -> Result<Payload> {
+        let mut writer = PayloadWriter::new(self.target.settings, self.target.schema)?;
+        batches.iter().try_for_each(|batch| writer.push_batch(batch))?;
+        writer.finish()
+    }
+
+    fn ids(&self, batches: &[RecordBatch]) -> Result<Ids> {
+        let mut out = Ids { hashes: Vec::new(), seqs: (Seq::MAX, 0), sum: SetHash::default() };
+        for batch in batches {
+            for version in versions(batch)? {
+                out.hashes.push(self.target.collection.hash_id(version.id));
+                out.seqs = (out.seqs.0.min(version.seq), out.seqs.1.max(version.seq));
+                out.sum += version.hash();
+            }
+        }
+        Ok(out)
+    }
+
+    fn index(
+        &self,
+        files: &Files,
+        calibration: [esker_format::segment::index::Calibration; 4],
+        leaf_starts: &[u32],
+    ) -> Result<(IndexSummary, Bytes)> {
+        let Target { settings, schema, .. } = self.target;
+        let (rows_file, layout) = &files.rows;
+        verify_layout("the new rows file", rows_file, layout)?;
+        let coded = &files.coded;
+        let parts = IndexParts {
+            settings,
+            schema,
+            rows: layout,
+            seqs: files.ids.seqs,
+            padded: coded.padded as u32,
+            rotation_seed: coded.seed,
+            scale: coded.scale,
+            calibration,
+            leaf_starts,
+            centroid_bits: coded.centroid_bits,
+            centroids: &coded.centroid_bytes,
+            group_bytes: coded.group_bytes as u32,
+            codes: &coded.groups,
+            idplane: &files.ids.hashes,
+            spill: None,
+            payload: &files.payload,
+            attributes: &files.attributes,
+        };
+        let cold = coded.groups.len() + files.payload.blocks.len() + files.attributes.section.len();
+        let mut file = Vec::with_capacity(cold + coded.centroid_bytes.len() + files.ids.hashes.len() * 24);
+        let summary = IndexWriter::new(parts)?.write(&mut file)?;
+        Ok((summary, file.into()))
+    }
+}
+
+/// First ordinal of each leaf, and the number of rows.
+fn leaf_starts(clustering: &Clustering) -> Vec<u32> {
+    let mut starts = vec![0u32; clustering.leaves + 1];
+    clustering.assignment.iter().for_each(|leaf| starts[*leaf as usize + 1] += 1);
+    (1..starts.len()).for_each(|i| starts[i] += starts[i - 1]);
+    starts
+}
+
+/// Reports how long each stage took, by the caller's clock.
+struct StopWatch<'a> {
+    clock: &'a dyn Clock,
+    start: Duration,
+}
+
+impl StopWatch<'_> {
+    fn lap(&mut self, stage: &'static str) {
+        let now = self.clock.elapsed();
+        tracing::debug!(stage, ms = (now - self.start).as_millis() as u64, "segment build");
+        self.start = now;
+    }
+}
+
+#[cfg(test)]
+mod tests;

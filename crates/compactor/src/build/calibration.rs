@@ -1,0 +1,194 @@
+//! How far a query must probe, and how many rows it must rerank, to meet a recall: measured on rows of the segment that
+//! are asked as queries (INDEX §2).
+
+use esker_format::segment::index::Calibration;
+use esker_index::{Bound, CodeQuery, Codes, Exact, Metric, RECALLS, Rotation, Run, SplitMix, TopK};
+
+use super::BuildOptions;
+use super::codes::Coded;
+use crate::parallel::{self, Task};
+
+/// True neighbours per query.
+const K: usize = 10;
+/// Most rows asked …
+const MOST_QUERIES: usize = 500;
+/// … and least, however large the segment.
+const LEAST_QUERIES: usize = 128;
+/// Values compared over all queries in between: half a second of two cores.
+const VALUES: usize = 12_000_000_000;
+/// Queries asked as one task.
+const BLOCK: usize = 16;
+/// Rows compared with the queries of a block in turn: their vectors stay in the cache.
+const TILE: usize = 128;
+/// Fewest rows to rerank: 2k for k = 10.
+const LEAST_RERANK: u32 = 20;
+/// Steps in which limits are raised from their own quantile to the sample's greatest value.
+const STEPS: usize = 1000;
+
+/// What a query needs to find one of its true neighbours.
+#[derive(Debug, Clone, Copy, PartialEq)]
+struct Need {
+    /// b: the score of the 10th neighbour − the score of this one's leaf.
+    margin: f32,
+    /// δ: the best score of a leaf − the score of this one's leaf.
+    reach: f32,
+    /// Rows whose estimates are at most this one's.
+    rank: u32,
+}
+
+/// Limits for the four recalls. Without a second row there is nothing to measure and they are unlimited.
+pub(super) fn calibrate(
+    vectors: &[f32],
+    coded: &Coded,
+    leaf_starts: &[u32],
+    metric: Metric,
+    options: BuildOptions,
+) -> [Calibration; 4] {
+    let sample = Sample {
+        vectors,
+        coded,
+        leaf_starts,
+        metric,
+        rotation: Rotation::new(coded.seed, coded.centroids.dimension()),
+    };
+    let queries = sample.queries(options.seed);
+    let mut found: Vec<Vec<Need>> = vec![Vec::new(); queries.len().div_ceil(BLOCK)];
+    let tasks = queries.chunks(BLOCK).zip(&mut found);
+    let sample = &sample;
+    let tasks = tasks.map(|(block, out)| Box::new(move || *out = sample.needs(block)) as Task<'_>).collect();
+    parallel::run(options.threads, tasks);
+    let needs = found.concat();
+    RECALLS.map(|min_recall| limits(&needs, min_recall))
+}
+
+struct Sample<'a> {
+    vectors: &'a [f32],
+    coded: &'a Coded,
+    leaf_starts: &'a [u32],
+    metric: Metric,
+    rotation: Rotation,
+}
+
+impl Sample<'_> {
+    fn d(&self) -> usize {
+        self.coded.centroids.dimension()
+    }
+
+    fn rows(&self) -> usize {
+        self.vectors.len() / self.d()
+    }
+
+    fn row(&self, ordinal: usize) -> &[f32] {
+        &self.vectors[ordinal * self.d()..][..self.d()]
+    }
+
+    /// Ordinals of the rows that are asked: one from each of equal stretches.
+    fn queries(&self, seed: u64) -> Vec<usize> {
+        let rows = self.rows();
+        let affordable = (VALUES / self.vectors.len().max(1)).clamp(LEAST_QUERIES, MOST_QUERIES);
+        let count = affordable.min(rows);
+        let mut random = SplitMix::new(seed);
+        (0..count)
+            .map(|i| {
+                let (from, to) = (i * rows / count, (i + 1) * rows / count);
+                from + random.below(to - from)
+            })
+            .collect()
+    }
+
+    fn needs(&self, queries: &[usize]) -> Vec<Need> {
+        let nearest = self.nearest(queries);
+        queries.iter().zip(nearest).flat_map(|(query, nearest)| self.needs_of(*query, &nearest)).collect()
+    }
+
+    /// The true neighbours of each query, itself left out.
+    fn nearest(&self, queries: &[usize]) -> Vec<Vec<(f32, u32)>> {
+        let exact: Vec<Exact> = queries.iter().map(|q| Exact::new(self.metric, self.row(*q))).collect();
+        let mut best: Vec<TopK<u32>> = queries.iter().map(|_| TopK::new(K)).collect();
+        for start in (0..self.rows()).step_by(TILE) {
+            let end = (start + TILE).min(self.rows());
+            for ((query, exact), best) in queries.iter().zip(&exact).zip(&mut best) {
+                let mut worst = best.worst();
+                for row in start..end {
+                    let distance = exact.f32(self.row(row));
+                    if distance <= worst && row != *query {
+                        best.push(distance, row as u32);
+                        worst = best.worst();
+                    }
+                }
+            }
+        }
+        best.into_iter().map(TopK::into_sorted).collect()
+    }
+
+    fn needs_of(&self, query: usize, nearest: &[(f32, u32)]) -> Vec<Need> {
+        let Some((tenth, _)) = nearest.last() else { return Vec::new() };
+        let tenth = self.metric.score(*tenth);
+        let scores = self.coded.centroids.scores(self.metric, self.row(query));
+        let best_leaf = scores.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+        let mut estimates = self.estimates(query, &scores);
+        estimates[query] = f32::INFINITY;
+        let need = |(_, row): &(f32, u32)| {
+            let leaf = self.leaf_starts.partition_point(|start| start <= row) - 1;
+            let mine = estimates[*row as usize];
+            let rank = estimates.iter().filter(|e| **e <= mine).count() as u32;
+            Need { margin: tenth - scores[leaf], reach: best_leaf - scores[leaf], rank }
+        };
+        nearest.iter().map(need).collect()
+    }
+
+    /// The estimate of every row, by ordinal.
+    fn estimates(&self, query: usize, scores: &[f32]) -> Vec<f32> {
+        let Coded { centroids, groups, scale, .. } = self.coded;
+        let asked = CodeQuery::new(self.metric, self.d(), &self.rotation, *scale, self.row(query));
+        let runs: Vec<Run> = (0..centroids.leaves())
+            .map(|leaf| Run {
+                first: self.leaf_starts[leaf] as usize,
+                end: self.leaf_starts[leaf + 1] as usize,
+                term: asked.term(scores[leaf], centroids.norm(leaf)),
+            })
+            .collect();
+        let mut estimates = vec![f32::INFINITY; self.rows()];
+        let codes = Codes { groups, first_group: 0 };
+        asked.scan(codes, &runs, |_| u32::MAX, Bound::NONE, &mut |posting, estimate, _| {
+            estimates[posting] = estimate;
+            f32::INFINITY
+        });
+        estimates
+    }
+}
+
+/// The limits that a share `r` of the neighbours meet all at once: each is its own r-quantile first, then all are raised
+/// together until that holds.
+fn limits(needs: &[Need], r: f32) -> Calibration {
+    let sorted = |value: fn(&Need) -> f32| {
+        let mut values: Vec<f32> = needs.iter().map(value).collect();
+        values.sort_unstable_by(f32::total_cmp);
+        values
+    };
+    let (margins, reaches, ranks) = (sorted(|n| n.margin), sorted(|n| n.reach), sorted(|n| n.rank as f32));
+    let wanted = (f64::from(r) * needs.len() as f64).ceil() as usize;
+    let mut calibration =
+        Calibration { min_recall: r, b: f32::INFINITY, delta: f32::INFINITY, rerank: LEAST_RERANK };
+    for step in 0..=STEPS {
+        let share = r + (1.0 - r) * step as f32 / STEPS as f32;
+        calibration.b = quantile(&margins, share);
+        calibration.delta = quantile(&reaches, share);
+        // Without a sample: as many as any query may need at the least.
+        let rank = quantile(&ranks, share);
+        calibration.rerank = if rank.is_finite() { (rank as u32).max(LEAST_RERANK) } else { LEAST_RERANK };
+        let reranked = |n: &&Need| n.rank <= calibration.rerank;
+        let warm = needs.iter().filter(reranked).filter(|n| n.margin <= calibration.b).count();
+        let cold = needs.iter().filter(reranked).filter(|n| n.reach <= calibration.delta).count();
+        if warm.min(cold) >= wanted {
+            break;
+        }
+    }
+    calibration
+}
+
+/// The least value that at least a share r of the sorted values does not exceed; infinite without values.
+fn quantile(sorted: &[f32], r: f32) -> f32 {
+    let rank = (f64::from(r) * sorted.len() as f64 - 1e-6).ceil() as usize;
+    sorted.get(rank.clamp(1, sorted.len().max(1)) - 1).copied().unwrap_or(f32::INFINITY)
+}

@@ -1,0 +1,118 @@
+//! Centroids and codes of a segment in ordinal order.
+
+use esker_format::schema::Settings;
+use esker_format::{Error, Result};
+use esker_index::{
+    Centroids, Clustering, Encoder, GROUP, Metric, RowCode, check16, group_bytes, pack_group, padded,
+    pick_bits, residual_scale,
+};
+
+use super::metric;
+use super::order::{CHUNK, Ordered, stored_bytes};
+use crate::parallel::Task;
+
+/// What the index stores of centroids and codes.
+pub(super) struct Coded {
+    pub(super) centroids: Centroids,
+    pub(super) centroid_bits: u8,
+    /// The centroids as stored.
+    pub(super) centroid_bytes: Vec<u8>,
+    /// Seed of the rotation.
+    pub(super) seed: u64,
+    /// The rms norm of the residuals.
+    pub(super) scale: f32,
+    /// Dimensions of a code.
+    pub(super) padded: usize,
+    pub(super) group_bytes: usize,
+    /// Code groups, once encoded.
+    pub(super) groups: Vec<u8>,
+    metric: Metric,
+    /// Every centroid as stored: codes refer to these.
+    dequantised: Vec<f32>,
+}
+
+impl Coded {
+    /// Quantises the centroids and measures what the codes are scaled with.
+    pub(super) fn new(
+        settings: &Settings,
+        ordered: &Ordered,
+        clustering: &Clustering,
+        seed: u64,
+    ) -> Result<Self> {
+        let (metric, d, leaves) = (metric(settings), settings.dimension as usize, clustering.leaves);
+        let centroid_bits = pick_bits(leaves, d);
+        let centroid_bytes = Centroids::encode(centroid_bits, leaves, d, &clustering.centroids);
+        let centroids = Centroids::decode(centroid_bits, leaves, d, &centroid_bytes)
+            .map_err(|e| Error::internal(format!("centroids do not read back: {e}")))?;
+        let dequantised = centroids.all_dequantised();
+        let leaf = |ordinal: usize| clustering.assignment[clustering.order[ordinal] as usize] as usize;
+        let scale = residual_scale(metric, d, &ordered.vectors, |o| &dequantised[leaf(o) * d..][..d]);
+        Ok(Coded {
+            centroids,
+            centroid_bits,
+            centroid_bytes,
+            seed,
+            scale,
+            padded: padded(d),
+            group_bytes: group_bytes(d),
+            groups: Vec::new(),
+            metric,
+            dequantised,
+        })
+    }
+
+    /// Bytes of the groups of that many postings.
+    pub(super) fn groups_len(&self, postings: usize) -> usize {
+        postings.div_ceil(GROUP) * self.group_bytes
+    }
+
+    /// Tasks that fill `groups`, one per ordered batch: these start where a group does.
+    pub(super) fn tasks<'a>(
+        &'a self,
+        ordered: &'a Ordered,
+        leaf_starts: &'a [u32],
+        settings: &'a Settings,
+        groups: &'a mut [u8],
+    ) -> Vec<Task<'a>> {
+        let chunk_bytes = CHUNK / GROUP * self.group_bytes;
+        let d = self.centroids.dimension();
+        let encode = move |chunk: usize, out: &mut [u8]| {
+            let first = chunk * CHUNK;
+            let batch = &ordered.batches[chunk];
+            let vectors = &ordered.vectors[first * d..][..batch.num_rows() * d];
+            self.encode(first, vectors, stored_bytes(batch, settings), leaf_starts, out);
+        };
+        let parts = groups.chunks_mut(chunk_bytes).enumerate();
+        parts.map(|(chunk, out)| Box::new(move || encode(chunk, out)) as Task<'a>).collect()
+    }
+
+    /// Encodes the rows from ordinal `first` on into `out`.
+    fn encode(&self, first: usize, vectors: &[f32], stored: &[u8], leaf_starts: &[u32], out: &mut [u8]) {
+        let d = self.centroids.dimension();
+        let rows = vectors.len() / d;
+        let stride = stored.len() / rows.max(1);
+        let encoder = Encoder::new(self.metric, d, self.seed, self.scale);
+        let leaf_of = |ordinal: usize| leaf_starts.partition_point(|start| *start as usize <= ordinal) - 1;
+        let (mut leaf, mut leaf_encoder) = (usize::MAX, None);
+        let mut group = Vec::with_capacity(self.group_bytes);
+        let mut codes = vec![RowCode::default(); GROUP];
+        for (number, out) in out.chunks_exact_mut(self.group_bytes).enumerate() {
+            let start = number * GROUP;
+            let lanes = GROUP.min(rows - start);
+            for (lane, code) in codes[..lanes].iter_mut().enumerate() {
+                let row = start + lane;
+                if leaf_encoder.is_none() || leaf_starts[leaf + 1] as usize <= first + row {
+                    leaf = leaf_of(first + row);
+                    leaf_encoder = Some(encoder.leaf(&self.dequantised[leaf * d..][..d]));
+                }
+                if let Some(encoder) = &mut leaf_encoder {
+                    encoder.encode(&vectors[row * d..][..d], code);
+                }
+                code.check = check16(&stored[row * stride..][..stride]);
+            }
+            group.clear();
+            pack_group(&codes[..lanes], d, &mut group);
+            out.copy_from_slice(&group);
+        }
+    }
+}

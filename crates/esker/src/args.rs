@@ -1,0 +1,304 @@
+//! The command line (WIRE §5), declared once.
+
+use std::path::PathBuf;
+
+use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
+use esker_format::schema::{Metric, VectorType};
+
+/// Vector search on object storage.
+///
+/// Everything is kept in a store: a directory, an S3 bucket, or memory. No server is needed.
+#[derive(Debug, Parser)]
+#[command(name = "esker", version, after_help = "Start here:\n  esker demo")]
+pub struct Args {
+    /// Where the data is: a path, file://…, memory: or s3://bucket/prefix (standard AWS_* variables)
+    #[arg(long, global = true, env = "ESKER_STORE", default_value = "./esker-data", value_name = "URL")]
+    pub store: String,
+    /// How results are printed on stdout
+    #[arg(long, global = true, value_enum, default_value = "text")]
+    pub format: Format,
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// How results are printed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Format {
+    /// For people
+    Text,
+    /// For programs
+    Json,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// A complete tour: create, import, compact, search, filter, SQL
+    #[command(after_help = "Example:\n  esker demo\n\nWithout --store it uses a fresh temporary directory and removes it.")]
+    Demo(Demo),
+    /// Create, list, describe or drop collections
+    #[command(subcommand)]
+    Collection(Collection),
+    /// Import a Parquet, Arrow IPC, NDJSON or Avro file
+    #[command(after_help = "Example:\n  esker import notes.parquet --into notes\n\n\
+        Creates the collection if need be and prints what it inferred and why. Run the same command again after an\n\
+        interruption: batches that are there already are not written twice.")]
+    Import(Import),
+    /// Write a collection to a Parquet, Arrow IPC (.arrow) or NDJSON file
+    #[command(after_help = "Example:\n  esker export notes notes.parquet --filter \"topic = 'music'\"")]
+    Export(Export),
+    /// Find the nearest rows
+    #[command(after_help = "Examples:\n  esker search notes --like note-0001 -k 5\n  \
+        esker search notes --vector '[0.1, 0.2, 0.3]' --filter \"year >= 1990 AND topic IN ('music', 'sports')\"")]
+    Search(Search),
+    /// Print rows by id
+    #[command(after_help = "Example:\n  esker get notes note-0001")]
+    Get(Get),
+    /// Delete rows by id
+    #[command(after_help = "Example:\n  esker delete notes note-0001 note-0002\n  \
+        generate-ids | esker delete notes -")]
+    Delete(Delete),
+    /// Run a read-only SQL query
+    #[command(after_help = "Examples:\n  esker sql \"SELECT topic, count(*) FROM notes GROUP BY topic\"\n  \
+        esker sql \"SELECT id FROM notes ORDER BY cosine_distance(vector, $1) LIMIT 5\" -p '[0.1, 0.2, 0.3]'")]
+    Sql(Sql),
+    /// Measure recall, speed and requests with a file of queries
+    #[command(after_help = "Example:\n  esker eval notes queries.parquet -k 10 --filter \"topic = 'music'\"")]
+    Eval(Eval),
+    /// Fold the log into clustered, indexed segments
+    #[command(after_help = "Example:\n  esker compact notes")]
+    Compact(Compact),
+    /// Look at the register of a collection
+    #[command(subcommand)]
+    Manifest(Manifest),
+    /// Look at the log of a collection
+    #[command(subcommand)]
+    Wal(Wal),
+    /// Look at the segments of a collection
+    #[command(subcommand)]
+    Segment(Segment),
+    /// Check that the store keeps the promises Esker rests on, and record the verdict
+    #[command(after_help = "Example:\n  esker doctor --store s3://bucket/prefix\n\n\
+        Races creates, lists, ranges and conditional reads under doctor/. Collections are not created in a store that failed.")]
+    Doctor,
+}
+
+#[derive(Debug, ClapArgs)]
+pub struct Demo {
+    /// Keep the temporary store and print where it is
+    #[arg(long)]
+    pub keep: bool,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Collection {
+    /// Create an empty collection
+    #[command(after_help = "Example:\n  esker collection create notes --dimension 384 --metric cosine")]
+    Create {
+        /// 1 to 64 of a-z, 0-9, _ and -
+        name: String,
+        /// Elements of every vector, 1 to 8192
+        #[arg(long)]
+        dimension: u32,
+        /// cosine, l2 or dot
+        #[arg(long, default_value = "cosine")]
+        metric: Metric,
+        /// f32 (lossless) or f16 (half the size)
+        #[arg(long, default_value = "f32")]
+        vector_type: VectorType,
+        /// Declare a metadata column: name=boolean|int|float|string|strings. Columns appear by themselves otherwise
+        #[arg(long = "column", value_name = "NAME=TYPE")]
+        columns: Vec<String>,
+    },
+    /// List collections
+    #[command(after_help = "Example:\n  esker collection list")]
+    List,
+    /// Settings, columns, rows and files of a collection
+    #[command(after_help = "Example:\n  esker collection describe notes")]
+    Describe {
+        /// The collection
+        name: String,
+    },
+    /// Drop a collection
+    #[command(after_help = "Example:\n  esker collection drop notes")]
+    Drop {
+        /// The collection
+        name: String,
+    },
+}
+
+#[derive(Debug, ClapArgs)]
+pub struct Import {
+    /// The file
+    pub file: PathBuf,
+    /// The collection [default: the file's name]
+    #[arg(long, value_name = "COLLECTION")]
+    pub into: Option<String>,
+    /// Column with the ids [default: inferred]
+    #[arg(long, value_name = "COLUMN")]
+    pub id_column: Option<String>,
+    /// Column with the vectors [default: inferred]
+    #[arg(long, value_name = "COLUMN")]
+    pub vector_column: Option<String>,
+    /// Leave this column out
+    #[arg(long = "skip-column", value_name = "COLUMN")]
+    pub skip_columns: Vec<String>,
+    /// Metric of a collection that is created [default: inferred]
+    #[arg(long)]
+    pub metric: Option<Metric>,
+    /// Vector type of a collection that is created [default: inferred]
+    #[arg(long)]
+    pub vector_type: Option<VectorType>,
+    /// Compact when the import is done
+    #[arg(long)]
+    pub compact: bool,
+}
+
+#[derive(Debug, ClapArgs)]
+pub struct Export {
+    /// The collection
+    pub collection: String,
+    /// The file; its extension says the format: .parquet, .arrow, .ndjson or .jsonl
+    pub file: PathBuf,
+    /// Only rows for which this SQL predicate holds
+    #[arg(long, value_name = "PREDICATE")]
+    pub filter: Option<String>,
+}
+
+#[derive(Debug, ClapArgs)]
+pub struct Search {
+    /// The collection
+    pub collection: String,
+    #[command(flatten)]
+    pub query: QueryVector,
+    /// Number of hits
+    #[arg(short, default_value_t = 10)]
+    pub k: usize,
+    /// SQL predicate over the columns, or the JSON form ({"topic": {"$eq": "music"}})
+    #[arg(long, value_name = "PREDICATE")]
+    pub filter: Option<String>,
+    /// Recall that probing aims at
+    #[arg(long, value_name = "R")]
+    pub min_recall: Option<f32>,
+    /// Metadata columns to print, separated by commas [default: all]
+    #[arg(long, value_delimiter = ',', value_name = "COLUMNS")]
+    pub include: Option<Vec<String>>,
+    /// Only hits at most this far
+    #[arg(long, value_name = "DISTANCE")]
+    pub max_distance: Option<f32>,
+    /// Say how the search went
+    #[arg(long)]
+    pub explain: bool,
+}
+
+#[derive(Debug, ClapArgs)]
+#[group(required = true, multiple = false)]
+pub struct QueryVector {
+    /// Rows like the one with this id
+    #[arg(long, value_name = "ID")]
+    pub like: Option<String>,
+    /// The query vector, a JSON list of numbers
+    #[arg(long, value_name = "LIST")]
+    pub vector: Option<String>,
+    /// A file that holds the query vector as a JSON list
+    #[arg(long, value_name = "FILE")]
+    pub vector_file: Option<PathBuf>,
+}
+
+#[derive(Debug, ClapArgs)]
+pub struct Get {
+    /// The collection
+    pub collection: String,
+    /// The ids
+    #[arg(required = true)]
+    pub ids: Vec<String>,
+    /// Print the vector too
+    #[arg(long)]
+    pub vector: bool,
+}
+
+#[derive(Debug, ClapArgs)]
+pub struct Delete {
+    /// The collection
+    pub collection: String,
+    /// The ids; `-` reads them from stdin, one a line
+    #[arg(required = true)]
+    pub ids: Vec<String>,
+}
+
+#[derive(Debug, ClapArgs)]
+pub struct Sql {
+    /// The query. Collections are tables
+    pub query: String,
+    /// Value of $1, $2, … as JSON; a list of numbers is a vector
+    #[arg(short, long = "param", value_name = "JSON")]
+    pub params: Vec<String>,
+}
+
+#[derive(Debug, ClapArgs)]
+pub struct Eval {
+    /// The collection
+    pub collection: String,
+    /// A Parquet file with a column `vector`
+    pub queries: PathBuf,
+    /// Number of hits
+    #[arg(short, default_value_t = 10)]
+    pub k: usize,
+    /// Search under this filter
+    #[arg(long, value_name = "PREDICATE")]
+    pub filter: Option<String>,
+    /// Recall that probing aims at
+    #[arg(long, value_name = "R")]
+    pub min_recall: Option<f32>,
+    /// Threads that search at once
+    #[arg(long, default_value_t = 1)]
+    pub threads: usize,
+    /// Use only the first queries of the file
+    #[arg(long, value_name = "N")]
+    pub limit: Option<usize>,
+    /// Start each query with nothing cached
+    #[arg(long)]
+    pub cold: bool,
+}
+
+#[derive(Debug, ClapArgs)]
+pub struct Compact {
+    /// The collection
+    pub collection: String,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Manifest {
+    /// Print a manifest
+    #[command(after_help = "Example:\n  esker manifest show notes --format json")]
+    Show {
+        /// The collection
+        collection: String,
+        /// The version [default: the newest]
+        #[arg(long)]
+        version: Option<u64>,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Wal {
+    /// Print the tail of the log, or one entry
+    #[command(after_help = "Example:\n  esker wal show notes 3")]
+    Show {
+        /// The collection
+        collection: String,
+        /// The entry [default: all above the watermark]
+        seq: Option<u64>,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Segment {
+    /// Print what the index of each segment holds
+    #[command(after_help = "Example:\n  esker segment show notes")]
+    Show {
+        /// The collection
+        collection: String,
+        /// Only this one, counted from 0, oldest first
+        number: Option<usize>,
+    },
+}

@@ -1,1 +1,0 @@
-//! The esker command.

@@ -1,0 +1,25 @@
+//! Progress of long work on stderr: a bar with rate and ETA on a terminal, nothing otherwise.
+
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+
+use crate::output::Output;
+
+/// A bar over `total` things, or a counter where the total is not known.
+pub fn bar(output: &Output, what: &str, total: Option<u64>) -> ProgressBar {
+    let bar = match total {
+        Some(total) => ProgressBar::new(total),
+        None => ProgressBar::no_length(),
+    };
+    if !output.terminal {
+        bar.set_draw_target(ProgressDrawTarget::hidden());
+    }
+    let template = match total {
+        Some(_) => "{msg:12} {bar:32} {human_pos}/{human_len} · {per_sec} · {eta} left",
+        None => "{msg:12} {spinner} {human_pos} · {per_sec}",
+    };
+    if let Ok(style) = ProgressStyle::with_template(template) {
+        bar.set_style(style);
+    }
+    bar.set_message(what.to_owned());
+    bar
+}

@@ -1,0 +1,191 @@
+//! Reads of byte ranges of immutable objects: coalesced, through the cache, asked for once more when a checksum fails.
+
+use std::ops::Range;
+use std::sync::{Arc, OnceLock};
+
+use bytes::{Bytes, BytesMut};
+use esker_format::{Error, Kind, Result};
+use esker_store::cache::Piece;
+use esker_store::{Client, Meter};
+
+/// Ranges of codes, vectors and payload that are at most this far apart are read as one (INDEX §2).
+const GAP: u64 = 32 << 10;
+
+/// How wanted ranges become requests.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Shape {
+    /// One request per range.
+    AsGiven,
+    /// Ranges close together are one request; the allowed gap doubles until there are at most this many.
+    AtMost(usize),
+}
+
+/// An immutable object, some of whose bytes may be held in memory.
+#[derive(Debug)]
+pub(crate) struct File {
+    key: Arc<str>,
+    held: OnceLock<Pieces>,
+}
+
+/// Bytes that were read, by position in their object.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Pieces(Vec<(Range<u64>, Bytes)>);
+
+impl File {
+    pub fn new(key: String) -> Self {
+        File { key: key.into(), held: OnceLock::new() }
+    }
+
+    pub fn key(&self) -> &str {
+        &self.key
+    }
+
+    /// Keeps bytes for as long as the file is open: from now on they are read without a request.
+    pub fn hold(&self, pieces: Pieces) {
+        // Only the first is kept: both hold the same bytes.
+        let _ = self.held.set(pieces);
+    }
+
+    /// What is held in memory.
+    pub fn held(&self) -> Option<&Pieces> {
+        self.held.get()
+    }
+
+    /// Reads `wanted` in one wave and gives the pieces to `take`, which checks and decodes. When it finds them
+    /// corrupt, what the cache had is forgotten and everything is read once more.
+    pub async fn read<T>(
+        &self,
+        client: &Client,
+        meter: &Meter,
+        wanted: &[Range<u64>],
+        shape: Shape,
+        take: impl Fn(&Pieces) -> Result<T>,
+    ) -> Result<T> {
+        if let Some(held) = self.held.get()
+            && wanted.iter().all(|r| held.covers(r))
+        {
+            meter.cache_hit(wanted.iter().map(|r| r.end - r.start).sum());
+            return take(held);
+        }
+        let requests: Vec<Piece> =
+            requests(wanted, shape).into_iter().map(|r| Piece::of(self.key.clone(), r)).collect();
+        match take(&fetch(client, meter, &requests).await?) {
+            Err(e) if e.kind() == Kind::Corrupt => {
+                tracing::warn!(key = &*self.key, error = %e, "checksum failed, reading once more");
+                for piece in &requests {
+                    client.cache().forget(piece).await;
+                }
+                take(&fetch(client, meter, &requests).await?)
+            }
+            done => done,
+        }
+    }
+}
+
+async fn fetch(client: &Client, meter: &Meter, requests: &[Piece]) -> Result<Pieces> {
+    let bytes = client.cached_ranges(meter, requests).await?;
+    Ok(Pieces(requests.iter().map(|p| p.range.clone()).zip(bytes).collect()))
+}
+
+impl Pieces {
+    /// One run of bytes that starts at `start`.
+    pub fn one(start: u64, bytes: Bytes) -> Self {
+        Pieces(vec![(start..start + bytes.len() as u64, bytes)])
+    }
+
+    /// Runs, ascending and disjoint.
+    pub fn of(runs: Vec<(Range<u64>, Bytes)>) -> Self {
+        Pieces(runs)
+    }
+
+    /// The runs, ascending.
+    pub fn runs(&self) -> &[(Range<u64>, Bytes)] {
+        &self.0
+    }
+
+    /// Position of the run that holds the start of `range`.
+    fn find(&self, range: &Range<u64>) -> Option<usize> {
+        let at = self.0.partition_point(|(r, _)| r.start <= range.start).checked_sub(1)?;
+        (self.0[at].0.end > range.start).then_some(at)
+    }
+
+    /// Whether all bytes of `range` are here.
+    pub fn covers(&self, range: &Range<u64>) -> bool {
+        if range.is_empty() {
+            return true;
+        }
+        let Some(first) = self.find(range) else { return false };
+        let mut end = self.0[first].0.end;
+        for (r, _) in &self.0[first + 1..] {
+            if end >= range.end || r.start > end {
+                break;
+            }
+            end = r.end;
+        }
+        end >= range.end
+    }
+
+    /// The bytes of a range; copied only where it spans runs.
+    pub fn bytes(&self, range: &Range<u64>) -> Result<Bytes> {
+        if range.is_empty() {
+            return Ok(Bytes::new());
+        }
+        let missing = || Error::internal(format!("bytes {range:?} were not read"));
+        let first = self.find(range).ok_or_else(missing)?;
+        let (run, bytes) = &self.0[first];
+        let cut = |run: &Range<u64>, bytes: &Bytes, part: Range<u64>| {
+            bytes.slice((part.start - run.start) as usize..(part.end - run.start) as usize)
+        };
+        if range.end <= run.end {
+            return Ok(cut(run, bytes, range.clone()));
+        }
+        let mut out = BytesMut::with_capacity((range.end - range.start) as usize);
+        let mut at = range.start;
+        for (run, bytes) in &self.0[first..] {
+            if run.start > at || at >= range.end {
+                break;
+            }
+            let end = run.end.min(range.end);
+            if end > at {
+                out.extend_from_slice(&cut(run, bytes, at..end));
+                at = end;
+            }
+        }
+        if at < range.end { Err(missing()) } else { Ok(out.freeze()) }
+    }
+}
+
+/// The ranges to ask for.
+fn requests(wanted: &[Range<u64>], shape: Shape) -> Vec<Range<u64>> {
+    let mut sorted: Vec<Range<u64>> = wanted.iter().filter(|r| !r.is_empty()).cloned().collect();
+    sorted.sort_unstable_by_key(|r| (r.start, r.end));
+    sorted.dedup();
+    match shape {
+        Shape::AsGiven => sorted,
+        Shape::AtMost(most) => {
+            let mut gap = GAP;
+            loop {
+                let merged = merge(&sorted, gap);
+                if merged.len() <= most.max(1) {
+                    return merged;
+                }
+                gap *= 2;
+            }
+        }
+    }
+}
+
+/// Merges sorted ranges that are at most `gap` apart.
+fn merge(sorted: &[Range<u64>], gap: u64) -> Vec<Range<u64>> {
+    let mut merged: Vec<Range<u64>> = Vec::new();
+    for range in sorted {
+        match merged.last_mut() {
+            Some(last) if range.start <= last.end.saturating_add(gap) => last.end = last.end.max(range.end),
+            _ => merged.push(range.clone()),
+        }
+    }
+    merged
+}
+
+#[cfg(test)]
+mod tests;

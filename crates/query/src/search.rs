@@ -1,0 +1,79 @@
+//! A search: what is asked, what comes back, and the operators in between, one per file.
+//!
+//! [`estimate`] scans the codes that were read and keeps the candidates whose exact vectors are worth reading; [`probe`]
+//! does both at once on segments that are held in memory.
+
+pub(crate) mod estimate;
+pub(crate) mod probe;
+mod request;
+
+use esker_format::segment::index::Calibration;
+use esker_index::{CodeQuery, Exact, LeafTerm, Metric};
+
+pub use request::{Consistency, Explain, Hit, Search, SearchReply, SegmentExplain};
+
+use crate::segment::Segment;
+
+/// Standard errors of doubt about an estimate (INDEX §2).
+pub(crate) const SLACK: f32 = 1.9;
+
+/// Where a row is: segment of the manifest and ordinal; or [`TAIL`], entry and row.
+pub(crate) type Place = (u32, u64);
+/// In place of a segment's number.
+pub(crate) const TAIL: u32 = u32::MAX;
+
+/// A query vector, prepared.
+#[derive(Clone)]
+pub(crate) struct Asked {
+    pub metric: Metric,
+    pub vector: Vec<f32>,
+    pub exact: Exact,
+}
+
+impl Asked {
+    pub fn new(metric: Metric, vector: &[f32]) -> Self {
+        Asked { metric, vector: vector.to_vec(), exact: Exact::new(metric, vector) }
+    }
+}
+
+/// A query vector against one segment.
+pub(crate) struct Posed<'a> {
+    pub segment: &'a Segment,
+    pub codes: CodeQuery,
+    /// Score of each leaf, higher is better.
+    pub scores: Vec<f32>,
+}
+
+impl<'a> Posed<'a> {
+    pub fn new(asked: &Asked, segment: &'a Segment) -> Self {
+        let scale = segment.header.facts().scale;
+        Posed {
+            codes: CodeQuery::new(asked.metric, segment.dimension(), &segment.rotation, scale, &asked.vector),
+            scores: segment.centroids.scores(asked.metric, &asked.vector),
+            segment,
+        }
+    }
+
+    /// The leaf's part of its rows' estimates.
+    pub fn term(&self, leaf: u32) -> LeafTerm {
+        self.codes.term(self.scores[leaf as usize], self.segment.centroids.norm(leaf as usize))
+    }
+
+    /// The scan of a leaf's postings.
+    pub fn run(&self, leaf: u32) -> esker_index::Run {
+        let starts = self.segment.header.posting_starts();
+        let (first, end) = (starts[leaf as usize] as usize, starts[leaf as usize + 1] as usize);
+        esker_index::Run { first, end, term: self.term(leaf) }
+    }
+}
+
+/// The limits of a segment that meet a recall; no limit above the highest recall that it was calibrated for.
+pub(crate) fn calibration(segment: &Segment, min_recall: f32) -> Calibration {
+    let found = segment.header.calibration().iter().find(|c| c.min_recall >= min_recall - 1e-6);
+    found.copied().unwrap_or(Calibration {
+        min_recall,
+        b: f32::INFINITY,
+        delta: f32::INFINITY,
+        rerank: segment.header.calibration().iter().map(|c| c.rerank).max().unwrap_or(0),
+    })
+}

@@ -1,0 +1,240 @@
+//! A segment as a query uses it: the hot header decoded once, everything else read when it is needed.
+
+use std::collections::BTreeMap;
+use std::ops::Range;
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+
+use bytes::Bytes;
+use esker_format::head::Part;
+use esker_format::keys::{Keys, Made};
+use esker_format::manifest;
+use esker_format::schema::{self, Settings};
+use esker_format::segment::index::Header;
+use esker_format::{Error, Result};
+use esker_index::{Bitset, Centroids, Metric, Rotation};
+use esker_store::{Client, Meter};
+use roaring::RoaringBitmap;
+
+use crate::ranges::{File, Pieces, Shape};
+
+mod answer;
+mod codes;
+mod columns;
+mod ids;
+mod rows;
+
+pub(crate) use answer::{Answer, FilterPlan};
+pub(crate) use codes::{Codes, Want};
+pub(crate) use rows::{Payload, Vectors};
+
+/// An immutable segment, opened. Shared by all queries that see it.
+#[derive(Debug)]
+pub(crate) struct Segment {
+    pub made: Made,
+    pub header: Header,
+    pub index: File,
+    pub rows: File,
+    pub metric: Metric,
+    pub centroids: Centroids,
+    pub rotation: Rotation,
+    /// All codes, once they were read.
+    codes: OnceLock<Arc<Codes>>,
+    /// Pages of payload sizes by their offset, for segments too large to have them in the header.
+    sizes: Mutex<BTreeMap<u64, Bytes>>,
+}
+
+/// The metric as the mathematics names it.
+pub(crate) fn metric(metric: schema::Metric) -> Metric {
+    match metric {
+        schema::Metric::Cosine => Metric::Cosine,
+        schema::Metric::L2 => Metric::L2,
+        schema::Metric::Dot => Metric::Dot,
+    }
+}
+
+impl Segment {
+    /// Opens a segment from what `head` had of it, or from its index file: one request.
+    pub async fn open(
+        client: &Client,
+        meter: &Meter,
+        keys: &Keys,
+        meta: &manifest::Segment,
+        settings: &Settings,
+        part: Option<&Part>,
+    ) -> Result<Arc<Segment>> {
+        let index = File::new(keys.index(meta.made));
+        let parse = |bytes: Bytes| {
+            if bytes.len() as u64 != meta.header_size || crc32c::crc32c(&bytes) != meta.header_crc {
+                return Err(Error::corrupt(index.key(), "its header is not the one that was published"));
+            }
+            Header::parse(index.key(), bytes)
+        };
+        // Head is advisory: a part that does not fit costs a request.
+        let header = match part.and_then(|p| parse(p.header.clone()).ok()) {
+            Some(header) => header,
+            None => {
+                let range = 0..meta.header_size;
+                let take = |p: &Pieces| parse(p.bytes(&range)?);
+                index.read(client, meter, &[range.clone()], Shape::AsGiven, take).await?
+            }
+        };
+        let (facts, own) = (header.facts(), header.settings());
+        if own != settings || u64::from(facts.rows) != meta.rows {
+            return Err(Error::corrupt(index.key(), "it is the index of another segment"));
+        }
+        let dimension = own.dimension as usize;
+        let centroids = Centroids::decode(
+            facts.centroid_bits,
+            facts.leaves as usize,
+            dimension,
+            &header.centroids(),
+        )
+        .map_err(|e| Error::corrupt(index.key(), e))?;
+        let segment = Segment {
+            made: meta.made,
+            index,
+            rows: File::new(keys.rows(meta.made)),
+            metric: metric(own.metric),
+            centroids,
+            rotation: Rotation::new(facts.rotation_seed, dimension),
+            codes: OnceLock::new(),
+            sizes: Mutex::default(),
+            header,
+        };
+        if let Some(codes) = part.and_then(|p| p.codes.clone())
+            && let Err(e) = segment.hold_codes(codes)
+        {
+            tracing::warn!(key = segment.index.key(), error = %e, "the codes in head are ignored");
+        }
+        Ok(Arc::new(segment))
+    }
+
+    /// Number of rows, dead ones included.
+    pub fn row_count(&self) -> u32 {
+        self.header.facts().rows
+    }
+
+    /// Elements of a vector.
+    pub fn dimension(&self) -> usize {
+        self.header.settings().dimension as usize
+    }
+
+    /// Bytes of an element of a stored vector.
+    pub fn width(&self) -> usize {
+        self.header.settings().vector_type.width()
+    }
+
+    /// Whether leaves hold copies of rows of other leaves.
+    pub fn spilled(&self) -> bool {
+        self.header.facts().postings > self.header.facts().rows
+    }
+
+    /// The posting of a row in its own leaf.
+    pub fn own_posting(&self, ordinal: u32) -> u32 {
+        let leaf = self.header.leaf(self.header.leaf_of(ordinal));
+        leaf.postings.start + (ordinal - leaf.ordinals.start)
+    }
+
+    /// Refuses what a range of the index file names when it is outside of what can be asked for.
+    fn corrupt(&self, what: impl std::fmt::Display) -> Error {
+        Error::corrupt(self.index.key(), what)
+    }
+
+    fn sizes(&self) -> std::sync::MutexGuard<'_, BTreeMap<u64, Bytes>> {
+        self.sizes.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Rows of a segment, as a set of ordinals.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) enum Rows {
+    /// Every row of the segment.
+    All,
+    /// These.
+    Only(RoaringBitmap),
+}
+
+impl Rows {
+    /// All rows but these.
+    pub fn except(rows: u32, gone: &RoaringBitmap) -> Rows {
+        if gone.is_empty() { Rows::All } else { Rows::Only(every(rows) - gone) }
+    }
+
+    /// How many, of a segment with `rows` rows.
+    pub fn count(&self, rows: u32) -> u64 {
+        match self {
+            Rows::All => u64::from(rows),
+            Rows::Only(only) => only.len(),
+        }
+    }
+
+    /// The rows that are in both.
+    pub fn and(&self, o: &Rows) -> Rows {
+        match (self, o) {
+            (Rows::All, other) | (other, Rows::All) => other.clone(),
+            (Rows::Only(a), Rows::Only(b)) => Rows::Only(a & b),
+        }
+    }
+
+    /// Without these.
+    pub fn without(self, rows: u32, gone: &RoaringBitmap) -> Rows {
+        match self {
+            Rows::All => Rows::except(rows, gone),
+            Rows::Only(only) => Rows::Only(only - gone),
+        }
+    }
+
+    /// The ordinals in `range`, ascending.
+    pub fn within(&self, range: Range<u32>) -> Vec<u32> {
+        match self {
+            Rows::All => range.collect(),
+            Rows::Only(only) => only.range(range).collect(),
+        }
+    }
+
+    /// Whether a row is among them.
+    pub fn contains(&self, ordinal: u32) -> bool {
+        match self {
+            Rows::All => true,
+            Rows::Only(only) => only.contains(ordinal),
+        }
+    }
+}
+
+/// The ordinals `0..rows`.
+pub(crate) fn every(rows: u32) -> RoaringBitmap {
+    let mut all = RoaringBitmap::new();
+    all.insert_range(0..rows);
+    all
+}
+
+/// The postings whose rows are in a set, as scans want them; nothing when all are.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Mask(Option<Bitset>);
+
+impl Mask {
+    /// `codes` map spilled postings to rows.
+    pub fn new(segment: &Segment, rows: &Rows, codes: &Codes) -> Mask {
+        let Rows::Only(only) = rows else { return Mask(None) };
+        let postings = segment.header.facts().postings as usize;
+        let mut set = Bitset::new(postings);
+        if !segment.spilled() {
+            only.iter().for_each(|ordinal| set.insert(ordinal as usize));
+            return Mask(Some(set));
+        }
+        only.iter().for_each(|ordinal| set.insert(segment.own_posting(ordinal) as usize));
+        for (leaf, ordinals) in codes.spilled_rows() {
+            let leaf = segment.header.leaf(leaf);
+            let first = leaf.postings.start as usize + leaf.ordinals.len();
+            for (i, _) in ordinals.iter().enumerate().filter(|(_, o)| only.contains(**o)) {
+                set.insert(first + i);
+            }
+        }
+        Mask(Some(set))
+    }
+
+    /// The lanes of a group of postings that pass.
+    pub fn lanes(&self, group: usize) -> u32 {
+        self.0.as_ref().map_or(u32::MAX, |set| set.group(group))
+    }
+}

@@ -1,0 +1,234 @@
+//! Codes of a segment: which of them to read, and where those that were read lie.
+
+use std::collections::BTreeMap;
+use std::ops::Range;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use esker_format::Result;
+use esker_format::segment::GROUP_POSTINGS;
+use esker_format::segment::index::{Header, Section};
+use esker_index::{Bound, CodeQuery, Run};
+use esker_store::{Client, Meter};
+
+use super::{Mask, Segment};
+use crate::ranges::{Pieces, Shape};
+
+/// Ranges that whole codes are read in: one connection is slower than the store.
+const WHOLE_RANGES: u32 = 4;
+/// Codes up to this many bytes are one range.
+const ONE_RANGE: u64 = 512 << 10;
+/// Most requests for the codes of probed leaves (INDEX §2).
+const PROBE_RANGES: usize = 24;
+
+/// Which codes to read.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Want<'a> {
+    /// Those of every leaf.
+    All,
+    /// Those of these leaves.
+    Leaves(&'a [u32]),
+}
+
+/// Whole groups of codes that were read and checked.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Codes {
+    /// Number of the first group, and the groups; ascending, disjoint.
+    spans: Vec<(u32, Bytes)>,
+    /// Leaves whose groups are all here, ascending.
+    leaves: Vec<u32>,
+    /// Rows of the spilled postings of these leaves.
+    spill: BTreeMap<u32, Vec<u32>>,
+    group_bytes: usize,
+    checks_at: usize,
+}
+
+impl Segment {
+    /// Bytes of all codes.
+    pub fn code_bytes(&self) -> u64 {
+        self.header.section(Section::Codes).map_or(0, |r| r.end - r.start)
+    }
+
+    /// All codes, if they were read before.
+    pub fn held_codes(&self) -> Option<&Arc<Codes>> {
+        self.codes.get()
+    }
+
+    /// Takes the whole codes section from memory.
+    pub fn hold_codes(&self, section: Bytes) -> Result<()> {
+        let range = self.header.section(Section::Codes).unwrap_or(0..0);
+        if section.len() as u64 != range.end - range.start {
+            return Err(self.corrupt("its codes are shorter than was written"));
+        }
+        if self.spilled() {
+            return Ok(()); // the spilled rows would have to be read anyway
+        }
+        let codes = Codes::of(&self.header, &Pieces::one(range.start, section), &Pieces::default())?;
+        let _ = self.codes.set(Arc::new(codes));
+        Ok(())
+    }
+
+    /// Reads codes in one wave; whole codes are kept.
+    pub async fn read_codes(&self, client: &Client, meter: &Meter, want: Want<'_>) -> Result<Arc<Codes>> {
+        if let Some(all) = self.codes.get() {
+            return Ok(all.clone());
+        }
+        let (ranges, shape) = match want {
+            Want::All => (self.whole_ranges(), Shape::AsGiven),
+            Want::Leaves(leaves) => {
+                let of = |l: &u32| self.header.codes_range(self.header.leaf_groups(*l));
+                (leaves.iter().map(of).collect::<Vec<_>>(), Shape::AtMost(PROBE_RANGES))
+            }
+        };
+        let mut wanted = ranges;
+        if self.spilled() {
+            match want {
+                Want::All => wanted.extend(self.header.section(Section::Spill)),
+                Want::Leaves(leaves) => wanted.extend(leaves.iter().map(|l| self.header.spill_range(*l))),
+            }
+        }
+        let section = self.header.section(Section::Codes).unwrap_or(0..0);
+        let take = |pieces: &Pieces| {
+            // Ranges may have been merged across the border of the sections.
+            let mut parts = Vec::new();
+            for (run, _) in pieces.runs() {
+                let part = run.start.max(section.start)..run.end.min(section.end);
+                if part.start < part.end {
+                    parts.push((part.clone(), pieces.bytes(&part)?));
+                }
+            }
+            let mut codes = Codes::of(&self.header, &Pieces::of(parts), pieces)?;
+            if let Want::Leaves(leaves) = want
+                && self.spilled()
+            {
+                codes.leaves.retain(|l| leaves.contains(l));
+            }
+            Ok(Arc::new(codes))
+        };
+        let codes = self.index.read(client, meter, &wanted, shape, take).await?;
+        if matches!(want, Want::All) {
+            let _ = self.codes.set(codes.clone());
+        }
+        Ok(codes)
+    }
+
+    /// Reads the groups of single rows: for their checks.
+    pub async fn read_groups(&self, client: &Client, meter: &Meter, ordinals: &[u32]) -> Result<Arc<Codes>> {
+        if let Some(all) = self.codes.get() {
+            return Ok(all.clone());
+        }
+        let of = |o: &u32| {
+            let group = self.own_posting(*o) / GROUP_POSTINGS;
+            self.header.codes_range(group..group + 1)
+        };
+        let wanted: Vec<Range<u64>> = ordinals.iter().map(of).collect();
+        let take = |pieces: &Pieces| Ok(Arc::new(Codes::spans_of(&self.header, pieces)));
+        self.index.read(client, meter, &wanted, Shape::AtMost(PROBE_RANGES), take).await
+    }
+
+    fn whole_ranges(&self) -> Vec<Range<u64>> {
+        let facts = self.header.facts();
+        let groups = facts.postings.div_ceil(GROUP_POSTINGS);
+        let parts = if self.code_bytes() <= ONE_RANGE { 1 } else { WHOLE_RANGES };
+        let cut = |i: u32| (u64::from(groups) * u64::from(i) / u64::from(parts)) as u32;
+        (0..parts).map(|i| self.header.codes_range(cut(i)..cut(i + 1))).collect()
+    }
+
+    /// The row of a posting. `codes` must hold the leaf.
+    pub fn ordinal(&self, posting: u32, codes: &Codes) -> Option<u32> {
+        if !self.spilled() {
+            return Some(posting);
+        }
+        let number = self.header.leaf_of_posting(posting);
+        let leaf = self.header.leaf(number);
+        let at = posting - leaf.postings.start;
+        match at.checked_sub(leaf.ordinals.len() as u32) {
+            None => Some(leaf.ordinals.start + at),
+            Some(copy) => codes.spill.get(&number)?.get(copy as usize).copied(),
+        }
+    }
+}
+
+impl Codes {
+    fn spans_of(header: &Header, pieces: &Pieces) -> Codes {
+        let start = header.section(Section::Codes).map_or(0, |r| r.start);
+        let group_bytes = header.facts().group_bytes as usize;
+        let span = |(run, bytes): &(Range<u64>, Bytes)| {
+            (((run.start - start) / group_bytes.max(1) as u64) as u32, bytes.clone())
+        };
+        Codes {
+            spans: pieces.runs().iter().map(span).collect(),
+            leaves: Vec::new(),
+            spill: BTreeMap::new(),
+            group_bytes,
+            checks_at: group_bytes.saturating_sub(2 * GROUP_POSTINGS as usize),
+        }
+    }
+
+    /// Codes from `pieces` of their section; every leaf that lies wholly in them is checked. `spill` has the spilled
+    /// rows of at least the leaves that were asked for.
+    fn of(header: &Header, pieces: &Pieces, spill: &Pieces) -> Result<Codes> {
+        let mut codes = Codes::spans_of(header, pieces);
+        for leaf in 0..header.leaf_count() {
+            let range = header.codes_range(header.leaf_groups(leaf));
+            let copies = header.spill_range(leaf);
+            if !pieces.covers(&range) || !spill.covers(&copies) {
+                continue;
+            }
+            header.check_leaf_codes(leaf, &pieces.bytes(&range)?)?;
+            if !copies.is_empty() {
+                codes.spill.insert(leaf, header.leaf_spill(leaf, &spill.bytes(&copies)?)?);
+            }
+            codes.leaves.push(leaf);
+        }
+        Ok(codes)
+    }
+
+    /// Leaves that can be scanned, ascending.
+    pub fn leaves(&self) -> &[u32] {
+        &self.leaves
+    }
+
+    /// Spilled rows by leaf.
+    pub fn spilled_rows(&self) -> impl Iterator<Item = (u32, &[u32])> {
+        self.spill.iter().map(|(leaf, rows)| (*leaf, rows.as_slice()))
+    }
+
+    /// Scans runs (ascending, disjoint) of postings of leaves that are here: see [`CodeQuery::scan`].
+    pub fn scan(
+        &self,
+        query: &CodeQuery,
+        runs: &[Run],
+        mask: &Mask,
+        bound: Bound,
+        mut emit: impl FnMut(u32, f32, f32) -> f32,
+    ) {
+        let lanes = GROUP_POSTINGS as usize;
+        let mut threshold = bound.threshold;
+        for (first_group, groups) in &self.spans {
+            let first = *first_group as usize * lanes;
+            let end = first + groups.len() / self.group_bytes.max(1) * lanes;
+            let from = runs.partition_point(|r| r.end <= first);
+            let to = runs.partition_point(|r| r.first < end);
+            if from >= to {
+                continue;
+            }
+            let codes = esker_index::Codes { groups, first_group: *first_group as usize };
+            let bound = Bound { threshold, slack: bound.slack };
+            query.scan(codes, &runs[from..to], |g| mask.lanes(g), bound, &mut |posting, estimate, err| {
+                threshold = emit(posting as u32, estimate, err);
+                threshold
+            });
+        }
+    }
+
+    /// The stored check of a posting's vector.
+    pub fn check(&self, posting: u32) -> Option<u16> {
+        let (group, lane) = (posting / GROUP_POSTINGS, (posting % GROUP_POSTINGS) as usize);
+        let at = self.spans.partition_point(|(first, _)| *first <= group).checked_sub(1)?;
+        let (first, bytes) = &self.spans[at];
+        let at = (group - first) as usize * self.group_bytes + self.checks_at + 2 * lane;
+        let check = bytes.get(at..at + 2)?;
+        Some(u16::from_le_bytes([check[0], check[1]]))
+    }
+}

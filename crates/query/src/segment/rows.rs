@@ -1,0 +1,217 @@
+//! Exact vectors and payload of single rows.
+
+use std::collections::{BTreeSet, HashMap};
+use std::ops::Range;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use esker_format::Result;
+use esker_format::schema::Schema;
+use esker_format::segment::BLOCK_ROWS;
+use esker_format::segment::index::Section;
+use esker_format::segment::payload::{PayloadRows, decode_block};
+use esker_index::check16;
+use esker_store::{Client, Meter};
+
+use super::Segment;
+use crate::ranges::{Pieces, Shape};
+
+/// Most requests for the vectors of a query's candidates, and as many for their payload (INDEX §2).
+const RANGES: usize = 32;
+/// Bytes of a page of payload sizes.
+const SIZE_PAGE: u64 = 4096;
+
+/// Stored vectors by ordinal.
+#[derive(Debug, Default)]
+pub(crate) struct Vectors(HashMap<u32, Bytes>);
+
+impl Vectors {
+    /// The stored bytes of a row's vector.
+    pub fn get(&self, ordinal: u32) -> Option<&[u8]> {
+        self.0.get(&ordinal).map(|b| b.as_ref())
+    }
+}
+
+/// Decoded payload blocks by number.
+#[derive(Debug, Default)]
+pub(crate) struct Payload(HashMap<u32, Arc<PayloadRows>>);
+
+impl Payload {
+    /// The block of a row and the row's place in it.
+    pub fn row(&self, ordinal: u32) -> Option<(&PayloadRows, usize)> {
+        let rows = self.0.get(&(ordinal / BLOCK_ROWS))?;
+        let at = (ordinal % BLOCK_ROWS) as usize;
+        (at < rows.len()).then_some((rows, at))
+    }
+
+    /// The id of a row.
+    pub fn id(&self, ordinal: u32) -> Option<&str> {
+        self.row(ordinal).map(|(rows, at)| rows.id(at))
+    }
+}
+
+impl Segment {
+    /// Reads vectors, each checked against its code's check.
+    pub async fn read_vectors(
+        &self,
+        client: &Client,
+        meter: &Meter,
+        wanted: &[(u32, u16)],
+    ) -> Result<Vectors> {
+        let ranges: Vec<Range<u64>> = wanted.iter().map(|(o, _)| self.header.rows().vector_range(*o)).collect();
+        let take = |pieces: &Pieces| {
+            let mut vectors = HashMap::with_capacity(wanted.len());
+            for ((ordinal, check), range) in wanted.iter().zip(&ranges) {
+                let bytes = pieces.bytes(range)?;
+                if check16(&bytes) != *check {
+                    let what = format!("the vector of row {ordinal} fails its checksum");
+                    return Err(esker_format::Error::corrupt(self.rows.key(), what));
+                }
+                vectors.insert(*ordinal, bytes);
+            }
+            Ok(Vectors(vectors))
+        };
+        self.rows.read(client, meter, &ranges, Shape::AtMost(RANGES), take).await
+    }
+
+    /// The stored bytes of a vector that is held in memory.
+    #[inline]
+    pub fn held_vector(&self, ordinal: u32) -> Option<&[u8]> {
+        let range = self.header.rows().vector_range(ordinal);
+        let runs = self.rows.held()?.runs();
+        let at = match runs {
+            [_] => 0,
+            _ => runs.partition_point(|(r, _)| r.start <= range.start).checked_sub(1)?,
+        };
+        let (run, bytes) = &runs[at];
+        bytes.get((range.start - run.start) as usize..(range.end - run.start) as usize)
+    }
+
+    /// Reads the payload of rows, decoded under the collection's schema.
+    pub async fn read_payload(
+        &self,
+        client: &Client,
+        meter: &Meter,
+        schema: &Arc<Schema>,
+        ordinals: impl IntoIterator<Item = u32>,
+    ) -> Result<Payload> {
+        let blocks: BTreeSet<u32> = ordinals.into_iter().map(|o| self.header.payload_block_of(o)).collect();
+        let places = self.payload_places(client, meter, &blocks).await?;
+        let ranges: Vec<Range<u64>> = places.iter().map(|(_, r)| r.clone()).collect();
+        let take = |pieces: &Pieces| {
+            let decode = |(block, range): &(u32, Range<u64>)| {
+                let rows = decode_block(self.index.key(), *block, &pieces.bytes(range)?, schema)?;
+                Ok((*block, Arc::new(rows)))
+            };
+            Ok(Payload(places.iter().map(decode).collect::<Result<_>>()?))
+        };
+        self.index.read(client, meter, &ranges, Shape::AtMost(RANGES), take).await
+    }
+
+    /// Reads what says where the payload of leaves lies, so that it need not be asked for later. No request for
+    /// segments whose header says it.
+    pub async fn read_payload_sizes(&self, client: &Client, meter: &Meter, leaves: &[u32]) -> Result<()> {
+        let mut missing = Vec::new();
+        {
+            let known = self.sizes();
+            for leaf in leaves {
+                let range = self.header.payload_sizes_range(*leaf);
+                missing.extend(pages(&range).filter(|page| !known.contains_key(&page.start)));
+            }
+        }
+        if missing.is_empty() {
+            return Ok(());
+        }
+        missing.sort_unstable_by_key(|r| r.start);
+        missing.dedup();
+        let take = |pieces: &Pieces| {
+            missing.iter().map(|page| Ok((page.start, pieces.bytes(page)?))).collect::<Result<Vec<_>>>()
+        };
+        let read = self.index.read(client, meter, &missing, Shape::AtMost(RANGES), take).await?;
+        self.sizes().extend(read);
+        Ok(())
+    }
+
+    /// Where payload blocks lie in the index file.
+    async fn payload_places(
+        &self,
+        client: &Client,
+        meter: &Meter,
+        blocks: &BTreeSet<u32>,
+    ) -> Result<Vec<(u32, Range<u64>)>> {
+        if self.header.payload_sizes_in_header() {
+            let place = |b: &u32| {
+                let range = self.header.payload_block_range(*b);
+                Ok((*b, range.ok_or_else(|| self.corrupt(format_args!("it has no payload block {b}")))?))
+            };
+            return blocks.iter().map(place).collect();
+        }
+        let leaves: BTreeSet<u32> = blocks.iter().map(|b| self.header.leaf_of(b * BLOCK_ROWS)).collect();
+        let leaves: Vec<u32> = leaves.into_iter().collect();
+        self.read_payload_sizes(client, meter, &leaves).await?;
+        let mut places = Vec::with_capacity(blocks.len());
+        for leaf in leaves {
+            let mut bytes = Vec::new();
+            for page in pages(&self.header.payload_sizes_range(leaf)) {
+                let known = self.sizes().get(&page.start).cloned();
+                bytes.extend_from_slice(&known.unwrap_or_default());
+            }
+            let of_leaf = self.header.leaf_payload_blocks(leaf, &bytes);
+            if of_leaf.is_err() {
+                // Read anew the next time.
+                self.sizes().clear();
+            }
+            places.extend(of_leaf?.into_iter().filter(|(b, _)| blocks.contains(b)));
+        }
+        places.sort_unstable_by_key(|(b, _)| *b);
+        places.dedup_by_key(|(b, _)| *b);
+        Ok(places)
+    }
+
+    /// Reads the whole index file and all vectors into memory, checked, so that queries send no requests.
+    pub async fn hold(&self, client: &Client, meter: &Meter) -> Result<()> {
+        let checks = self.read_checks(client, meter).await?;
+        let index = 0..self.header.facts().file_size;
+        let address = self.header.rows();
+        let groups: Vec<Range<u64>> = (0..address.base.len())
+            .map(|g| {
+                let rows = address.group_rows(g);
+                address.base[g]..address.vector_range(rows.end.saturating_sub(1)).end
+            })
+            .collect();
+        let whole = |pieces: &Pieces| {
+            let bytes = pieces.bytes(&index)?;
+            let codes = self.header.section(Section::Codes).unwrap_or(0..0);
+            self.hold_codes(bytes.slice(codes.start as usize..codes.end as usize))?;
+            Ok(Pieces::one(0, bytes))
+        };
+        let vectors = |pieces: &Pieces| {
+            for page in 0..address.pages() {
+                checks.check_page(self.rows.key(), page, &pieces.bytes(&address.page_range(page))?)?;
+            }
+            Ok(pieces.clone())
+        };
+        let (index_meter, rows_meter) = (meter.fork(), meter.fork());
+        let wanted = [index.clone()];
+        let index = self.index.read(client, &index_meter, &wanted, Shape::AsGiven, whole);
+        let rows = self.rows.read(client, &rows_meter, &groups, Shape::AsGiven, vectors);
+        let (index, rows) = futures::try_join!(index, rows)?;
+        self.index.hold(index);
+        self.rows.hold(rows);
+        if self.spilled() {
+            self.read_codes(client, meter, super::Want::All).await?;
+        }
+        Ok(())
+    }
+
+    /// Whether everything is held in memory.
+    pub fn is_held(&self) -> bool {
+        self.index.held().is_some() && self.rows.held().is_some() && self.held_codes().is_some()
+    }
+}
+
+/// The pages of a range of payload sizes.
+fn pages(range: &Range<u64>) -> impl Iterator<Item = Range<u64>> + use<> {
+    let end = range.end;
+    (range.start..range.end).step_by(SIZE_PAGE as usize).map(move |start| start..(start + SIZE_PAGE).min(end))
+}

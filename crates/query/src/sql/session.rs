@@ -1,0 +1,86 @@
+//! The planner's set-up: our functions and rule, and nothing that could touch a file.
+
+use std::sync::{Arc, OnceLock};
+
+use datafusion::catalog::{
+    CatalogProvider, CatalogProviderList, MemoryCatalogProvider, MemoryCatalogProviderList,
+    MemorySchemaProvider, SchemaProvider, TableProvider,
+};
+use datafusion::common::config::{ConfigNonZeroUsize, Dialect};
+use datafusion::execution::SessionStateDefaults;
+use datafusion::execution::disk_manager::{DiskManagerBuilder, DiskManagerMode};
+use datafusion::execution::memory_pool::GreedyMemoryPool;
+use datafusion::execution::runtime_env::RuntimeEnvBuilder;
+use datafusion::execution::session_state::{SessionState, SessionStateBuilder};
+use datafusion::prelude::SessionConfig;
+use esker_format::Result;
+
+use super::{distance, errors, rule};
+use crate::filter::guard;
+
+/// The dialect that text is parsed in.
+pub(crate) const DIALECT: Dialect = Dialect::Generic;
+
+/// Where unqualified names are looked up.
+const CATALOG: &str = "esker";
+const SCHEMA: &str = "public";
+
+/// A session without tables: parses text and knows the functions. No file formats, no table factories.
+pub(crate) fn base() -> &'static SessionState {
+    static BASE: OnceLock<SessionState> = OnceLock::new();
+    BASE.get_or_init(|| {
+        let mut functions = SessionStateDefaults::default_scalar_functions();
+        functions.extend(distance::functions());
+        SessionStateBuilder::new()
+            .with_config(config())
+            .with_expr_planners(SessionStateDefaults::default_expr_planners())
+            .with_scalar_functions(functions)
+            .with_higher_order_functions(SessionStateDefaults::default_higher_order_functions())
+            .with_aggregate_functions(SessionStateDefaults::default_aggregate_functions())
+            .with_window_functions(SessionStateDefaults::default_window_functions())
+            .with_table_function_list(SessionStateDefaults::default_table_functions())
+            .with_optimizer_rule(Arc::new(rule::SearchByIndex))
+            .build()
+    })
+}
+
+/// A session for one query: these tables, this much memory, no disk.
+pub(super) fn with_tables(
+    tables: Vec<(String, Arc<dyn TableProvider>)>,
+    memory: usize,
+) -> Result<SessionState> {
+    let bad = |e| errors::from_datafusion("query", e);
+    let schema = MemorySchemaProvider::new();
+    for (name, table) in tables {
+        schema.register_table(name, table).map_err(bad)?;
+    }
+    let catalog = MemoryCatalogProvider::new();
+    catalog.register_schema(SCHEMA, Arc::new(schema)).map_err(bad)?;
+    let catalogs = MemoryCatalogProviderList::new();
+    catalogs.register_catalog(CATALOG.to_owned(), Arc::new(catalog));
+    let runtime = RuntimeEnvBuilder::new()
+        .with_memory_pool(Arc::new(GreedyMemoryPool::new(memory)))
+        .with_disk_manager_builder(DiskManagerBuilder::default().with_mode(DiskManagerMode::Disabled))
+        .build_arc()
+        .map_err(bad)?;
+    Ok(SessionStateBuilder::new_from_existing(base().clone())
+        .with_catalog_list(Arc::new(catalogs))
+        .with_runtime_env(runtime)
+        .build())
+}
+
+fn config() -> SessionConfig {
+    let mut config = SessionConfig::new()
+        // One partition: a query's work is in the index; the rest is small.
+        .with_target_partitions(1)
+        .with_default_catalog_and_schema(CATALOG, SCHEMA)
+        .with_create_default_catalog_and_schema(false)
+        .with_information_schema(false);
+    let parser = &mut config.options_mut().sql_parser;
+    parser.enable_ident_normalization = false;
+    parser.dialect = DIALECT;
+    if let Ok(depth) = ConfigNonZeroUsize::try_new(guard::PARSER_DEPTH) {
+        parser.recursion_limit = depth;
+    }
+    config
+}

@@ -1,0 +1,206 @@
+//! What the tests of the protocol share: a store whose next create can be made to go wrong, batches, a small world.
+
+use std::fmt;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use esker_format::Token;
+use esker_format::avro::container::Block;
+use esker_format::avro::{encode_record, encode_tombstone};
+use esker_format::record::{Op, RecordRef};
+use esker_format::schema::{Metric, Schema, Settings, VectorType};
+use esker_format::wal::PendingBatch;
+use futures::stream::BoxStream;
+use object_store::memory::InMemory;
+use object_store::path::Path;
+use object_store::{
+    CopyOptions, GetOptions, GetResult, ListResult, MultipartUpload, ObjectMeta, ObjectStore, PutMode,
+    PutMultipartOptions, PutOptions, PutPayload, PutResult,
+};
+
+use super::*;
+use crate::names::Store;
+use crate::open::Backend;
+use crate::seams::Seams;
+
+/// What happens to a create.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(crate) enum Fault {
+    /// Nothing is stored and nothing is answered.
+    FailBefore,
+    /// It is stored and the answer is lost.
+    LostReply,
+    /// The answer says that something is there; nothing is.
+    Empty409,
+    /// The answer never comes; nothing is stored.
+    Stall,
+}
+
+/// Memory whose creates of keys that contain a text go wrong as often as scripted.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Faulty {
+    inner: InMemory,
+    script: Arc<Mutex<Vec<(&'static str, Fault)>>>,
+}
+
+impl Faulty {
+    pub(crate) fn next_create_of(&self, key: &'static str, fault: Fault) {
+        self.script.lock().unwrap().push((key, fault));
+    }
+
+    fn fault(&self, at: &Path, mode: &PutMode) -> Option<Fault> {
+        let mut script = self.script.lock().unwrap();
+        let due = script.iter().position(|(key, _)| *mode == PutMode::Create && at.as_ref().contains(key))?;
+        Some(script.remove(due).1)
+    }
+}
+
+impl fmt::Display for Faulty {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Faulty")
+    }
+}
+
+#[async_trait]
+impl ObjectStore for Faulty {
+    async fn put_opts(
+        &self,
+        at: &Path,
+        body: PutPayload,
+        opts: PutOptions,
+    ) -> object_store::Result<PutResult> {
+        let generic = || object_store::Error::Generic { store: "Faulty", source: "scripted".into() };
+        // Not at once, so that calls which overlap interleave.
+        tokio::task::yield_now().await;
+        match self.fault(at, &opts.mode) {
+            None => self.inner.put_opts(at, body, opts).await,
+            Some(Fault::FailBefore) => Err(generic()),
+            Some(Fault::LostReply) => {
+                self.inner.put_opts(at, body, opts).await?;
+                Err(generic())
+            }
+            Some(Fault::Empty409) => {
+                Err(object_store::Error::AlreadyExists { path: at.to_string(), source: "scripted".into() })
+            }
+            Some(Fault::Stall) => std::future::pending().await,
+        }
+    }
+    async fn put_multipart_opts(
+        &self,
+        at: &Path,
+        opts: PutMultipartOptions,
+    ) -> object_store::Result<Box<dyn MultipartUpload>> {
+        self.inner.put_multipart_opts(at, opts).await
+    }
+    async fn get_opts(&self, at: &Path, opts: GetOptions) -> object_store::Result<GetResult> {
+        tokio::task::yield_now().await;
+        self.inner.get_opts(at, opts).await
+    }
+    fn delete_stream(
+        &self,
+        paths: BoxStream<'static, object_store::Result<Path>>,
+    ) -> BoxStream<'static, object_store::Result<Path>> {
+        self.inner.delete_stream(paths)
+    }
+    fn list(&self, prefix: Option<&Path>) -> BoxStream<'static, object_store::Result<ObjectMeta>> {
+        self.inner.list(prefix)
+    }
+    async fn list_with_delimiter(&self, prefix: Option<&Path>) -> object_store::Result<ListResult> {
+        self.inner.list_with_delimiter(prefix).await
+    }
+    async fn copy_opts(&self, from: &Path, to: &Path, opts: CopyOptions) -> object_store::Result<()> {
+        self.inner.copy_opts(from, to, opts).await
+    }
+}
+
+/// One storage that several processes use.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct World {
+    pub storage: Faulty,
+}
+
+impl World {
+    /// A process with nothing in memory.
+    pub(crate) fn process(&self, seed: u64) -> Store {
+        let backend = Backend::new(Arc::new(self.storage.clone()));
+        Store::new(Client::new(backend, Seams::simulated(seed)))
+    }
+
+    /// A fresh collection `notes` and the process that made it.
+    pub(crate) async fn with_collection() -> (World, Store, Arc<Collection>) {
+        let world = World::default();
+        let store = world.process(1);
+        let notes = store.create(&Meter::new(), &notes(), settings(), Schema::default()).await.unwrap();
+        (world, store, notes)
+    }
+
+    /// `notes` as a fresh process opens it.
+    pub(crate) async fn reopen(&self, seed: u64) -> Arc<Collection> {
+        self.process(seed).collection(&Meter::new(), &notes()).await.unwrap()
+    }
+}
+
+pub(crate) fn notes() -> Name {
+    Name::new("notes").unwrap()
+}
+
+pub(crate) fn settings() -> Settings {
+    Settings { dimension: 2, metric: Metric::L2, vector_type: VectorType::F32 }
+}
+
+pub(crate) fn upsert(token: u128, ids: &[&str]) -> PendingBatch {
+    let mut data = Vec::new();
+    for id in ids {
+        encode_record(&mut data, &RecordRef { id, vector: &[1.0, 2.0], ..RecordRef::default() });
+    }
+    let blocks = vec![Block { rows: ids.len() as u64, data: Bytes::from(data) }];
+    PendingBatch { token: Token(token), op: Op::Upsert, arrived_ms: 1_000, blocks }
+}
+
+pub(crate) fn delete(token: u128, ids: &[&str]) -> PendingBatch {
+    let mut data = Vec::new();
+    ids.iter().for_each(|id| encode_tombstone(&mut data, id));
+    let blocks = vec![Block { rows: ids.len() as u64, data: Bytes::from(data) }];
+    PendingBatch { token: Token(token), op: Op::Delete, arrived_ms: 1_000, blocks }
+}
+
+/// The ids in the inline entries of a snapshot's tail, in order.
+pub(crate) fn ids(snapshot: &crate::snapshot::Snapshot) -> Vec<String> {
+    let blocks = snapshot.tail.iter().flat_map(|e| e.entry.blocks.clone());
+    blocks
+        .flat_map(|b| esker_format::avro::ids(&b.data).map(|id| id.unwrap().to_owned()).collect::<Vec<_>>())
+        .collect()
+}
+
+#[tokio::test(start_paused = true)]
+async fn facts_only_grow() {
+    let (_world, _store, notes) = World::with_collection().await;
+    let meter = Meter::new();
+    for n in 1..=3u128 {
+        notes.append(&meter, upsert(n, &["a"]), true).await.unwrap();
+    }
+    let known = notes.known().unwrap();
+    assert_eq!((known.last(), known.run_end(&known.manifest)), (3, 3));
+    // An old manifest, learnt late, changes nothing.
+    let mut newer = (*known.manifest).clone();
+    newer.version = 9;
+    newer.watermark = 2;
+    notes.learn(Arc::new(newer), None, []);
+    notes.learn(known.manifest.clone(), None, []);
+    let known = notes.known().unwrap();
+    assert_eq!((known.manifest.version, known.slots.len(), known.last()), (9, 1, 3));
+}
+
+#[tokio::test(start_paused = true)]
+async fn entries_are_let_go_beyond_a_size() {
+    let (_world, _store, notes) = World::with_collection().await;
+    for n in 1..=4u128 {
+        notes.append(&Meter::new(), upsert(n, &["a"]), true).await.unwrap();
+    }
+    let mut known = notes.known().unwrap();
+    let one = known.slots[&1].entry.as_ref().unwrap().held_bytes();
+    known.keep_within(2 * one);
+    let kept: Vec<bool> = known.slots.values().map(|s| s.entry.is_some()).collect();
+    assert_eq!(kept, [true, true, false, false]);
+    assert!(known.slots.values().all(|s| s.batches.is_some()));
+}

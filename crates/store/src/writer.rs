@@ -1,0 +1,366 @@
+//! Appending to the log: the four steps, and group commit.
+//!
+//! Callers queue their batches; one of them, the leader, commits whatever has queued as one entry. The group under way
+//! belongs to the collection and not to its leader: when a leader is cancelled, the next one goes on with it.
+
+use std::collections::VecDeque;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use bytes::Bytes;
+use esker_format::append::{self, Outcome, Probe, Slot as Found};
+use esker_format::keys::{self, Made};
+use esker_format::manifest::Manifest;
+use esker_format::wal::{self, BodyRef, EntryParts, PendingBatch};
+use esker_format::{Error, Kind, Result, Seq, Token, limits};
+use tokio::sync::oneshot;
+
+use crate::client::CreateReply;
+use crate::collection::{Collection, Known, Slot, gone};
+use crate::meter::Meter;
+use crate::tail::TailEntry;
+
+mod dedup;
+
+/// An append gives up resolving its outcome after this.
+const DEADLINE: Duration = Duration::from_secs(25);
+/// What is known is looked at again before an append when it is older than this: a slot that a collector may have
+/// reached by now could only end as unknown.
+const STALE: Duration = Duration::from_secs(60);
+/// Bytes of the batches of one entry, unless a single batch has more.
+const GROUP_BYTES: usize = limits::BATCH_BYTES;
+/// Upper bound of the first wait after a slot was lost or stayed absent.
+const FIRST_WAIT: Duration = Duration::from_millis(10);
+/// Greatest upper bound of such a wait.
+const MOST_WAIT: Duration = Duration::from_secs(1);
+
+/// A durable, visible batch.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Appended {
+    /// The collection's position from which on reads see the batch.
+    pub position: Seq,
+    /// Records of the batch.
+    pub rows: u32,
+    /// An earlier write with the same token had done it; nothing was written now.
+    pub repeated: bool,
+}
+
+/// Batches that wait for a leader, and the group under way.
+#[derive(Debug, Default)]
+pub(crate) struct Queue {
+    waiting: Mutex<VecDeque<Queued>>,
+    leader: tokio::sync::Mutex<Option<Group>>,
+}
+
+/// A batch and who waits for it.
+#[derive(Debug)]
+struct Queued {
+    batch: PendingBatch,
+    /// The token was drawn for this call: no earlier write can have it.
+    fresh: bool,
+    reply: oneshot::Sender<Result<Appended>>,
+}
+
+/// Batches that become one entry.
+#[derive(Debug)]
+struct Group {
+    batches: Vec<Queued>,
+    start: Duration,
+    /// The slot tried and what is put there. Stays until the slot is resolved.
+    target: Option<Target>,
+    /// A put was sent, so the group may be in the log.
+    sent: bool,
+    /// Slots lost to rivals.
+    losses: u32,
+    wait: Duration,
+}
+
+#[derive(Debug, Clone)]
+struct Target {
+    seq: Seq,
+    bytes: Bytes,
+    body: Option<BodyRef>,
+}
+
+impl Collection {
+    /// Appends a batch; returns when it is durable and visible. `fresh`: its token was drawn for this call; a token
+    /// that a caller may use again is looked for in the log first.
+    ///
+    /// Several calls that wait together become one entry, whose requests count on one of their meters.
+    ///
+    /// # Errors
+    /// `Unknown` with the token if the outcome could not be learnt: retry with that token. `Busy` if the tail is at its
+    /// limit. `Gone` if the collection was dropped. After every kind but `Unknown` nothing was written.
+    pub async fn append(&self, meter: &Meter, batch: PendingBatch, fresh: bool) -> Result<Appended> {
+        let token = batch.token;
+        let (reply, mut answer) = oneshot::channel();
+        self.queue.waiting().push_back(Queued { batch, fresh, reply });
+        loop {
+            let mut group = tokio::select! {
+                biased;
+                answered = &mut answer => return answered.unwrap_or_else(|_| Err(lost(token))),
+                leader = self.queue.leader.lock() => leader,
+            };
+            if let Ok(answered) = answer.try_recv() {
+                return answered;
+            }
+            if group.is_none() {
+                *group = self.queue.take(self.client().seams().clock.elapsed());
+            }
+            if group.is_some() {
+                self.lead(meter, &mut group).await;
+            }
+        }
+    }
+
+    /// Commits the group in `under_way` and answers everyone who waits for it.
+    async fn lead(&self, meter: &Meter, under_way: &mut Option<Group>) {
+        let Some(group) = under_way.as_mut() else { return };
+        let failed = self.commit_group(meter, group).await.err();
+        let Some(group) = under_way.take() else { return };
+        for queued in group.batches {
+            let cause = match &failed {
+                Some(e) => copy(e),
+                None => Error::internal("a group ended with a batch left over"),
+            };
+            let error = if group.sent { unknown(cause, queued.batch.token) } else { cause };
+            // Nobody may wait any more.
+            let _ = queued.reply.send(Err(error));
+        }
+    }
+
+    /// Runs the four steps until every batch of the group is answered; those that are not are in the group on an error.
+    async fn commit_group(&self, meter: &Meter, group: &mut Group) -> Result<()> {
+        loop {
+            // Step 1: learn the newest version and the last slot.
+            let known = self.known_to_append(meter).await?;
+            let Some(target) = self.claim(meter, group, known).await? else { return Ok(()) };
+
+            // Step 2: create the slot. On any reply but "created" read it: mine, a rival's or absent.
+            let (found, entry) = self.put_slot(meter, group, &target).await?;
+
+            // Step 3: whatever step 2 said, probe the register *now*. Deletion follows a committed floor, so a floor
+            // below the slot proves that its name was never deleted before and that my create was its first.
+            let newest = self.probe_after(meter, target.seq).await?;
+
+            // Step 4: nothing but the reply may follow an acknowledgement.
+            let base = target.body.map(|b| b.made.base);
+            match append::settle(target.seq, base, found, &Probe::of_manifest(&newest)) {
+                Outcome::Acknowledge => {
+                    let entry = match entry {
+                        Some(entry) => entry,
+                        None => TailEntry::new(wal::decode(&self.keys().wal(target.seq), target.bytes)?),
+                    };
+                    group.acknowledge(&entry, false);
+                    self.learn(newest, None, [(target.seq, Slot::of(entry))]);
+                    return Ok(());
+                }
+                Outcome::Next => {
+                    // The slot is a rival's for good: ours can never land there.
+                    if let Some(rival) = entry {
+                        group.acknowledge(&rival, true);
+                        self.learn(newest, None, [(target.seq, Slot::of(rival))]);
+                    }
+                    group.lose_slot();
+                    if group.losses > 1 {
+                        self.back_off(group).await;
+                        self.refresh(meter).await?;
+                    }
+                }
+                // A put that timed out may still land here: the same slot, never the next.
+                Outcome::SameAgain => self.back_off(group).await,
+                Outcome::Unknown => {
+                    // Folded and collected long ago, or put under a name that was: the manifest may still know.
+                    group.acknowledge_folded(&newest);
+                    return match group.batches.is_empty() {
+                        true => Ok(()),
+                        false => Err(Error::new(Kind::Unknown, "the log moved past this write")),
+                    };
+                }
+                Outcome::Gone => return Err(gone(self.id())),
+            }
+            group.check_deadline(self.client().seams().clock.elapsed())?;
+        }
+    }
+
+    /// The newest version and the last slot, as of a moment ago.
+    async fn known_to_append(&self, meter: &Meter) -> Result<Known> {
+        match self.known().filter(|k| self.since(k.seen) < STALE) {
+            Some(known) => Ok(known),
+            None => self.refresh(meter).await,
+        }
+    }
+
+    /// Lists the log beside head: the last slot, and a version to probe from.
+    async fn refresh(&self, meter: &Meter) -> Result<Known> {
+        let begun = self.begin_cold(meter).await?;
+        if begun.manifest.dropped {
+            return Err(gone(self.id()));
+        }
+        self.known().ok_or_else(forgotten)
+    }
+
+    /// The slot that is still unresolved, or the next one with the group encoded for it and its body, if it has one,
+    /// uploaded. `None` if the log has every batch already.
+    async fn claim(&self, meter: &Meter, group: &mut Group, known: Known) -> Result<Option<Target>> {
+        if let Some(target) = &group.target {
+            return Ok(Some(target.clone()));
+        }
+        let mut known = self.within_limits(meter, known).await?;
+        if group.batches.iter().any(|q| !q.fresh) {
+            known = self.find_repeated(meter, group, known).await?;
+        }
+        if group.batches.is_empty() {
+            return Ok(None);
+        }
+        let seq = append::next_slot(known.last(), known.manifest.watermark);
+        let batches: Vec<PendingBatch> = group.batches.iter().map(|q| q.batch.clone()).collect();
+        let body = match group.bytes() > limits::INLINE_BYTES {
+            true => Some(self.put_body(meter, &known.manifest, &batches).await?),
+            false => None,
+        };
+        let parts = EntryParts { collection: self.id(), seq, batches: &batches, body };
+        let target = Target { seq, bytes: wal::encode(&parts)?.into(), body };
+        group.target = Some(target.clone());
+        Ok(Some(target))
+    }
+
+    async fn put_body(&self, meter: &Meter, base: &Manifest, batches: &[PendingBatch]) -> Result<BodyRef> {
+        let body = Bytes::from(wal::encode_body(self.id(), batches));
+        let made = Made { base: base.version, token: self.client().seams().token() };
+        self.client().put_immutable(meter, &self.keys().body(made), body.clone()).await?;
+        Ok(BodyRef::new(made, &body))
+    }
+
+    /// Refuses to grow a tail that is at its limit, after making sure that it still is.
+    async fn within_limits(&self, meter: &Meter, known: Known) -> Result<Known> {
+        let full = |k: &Known| {
+            k.last() - k.manifest.watermark >= limits::TAIL_ENTRIES || k.tail_bytes() >= limits::TAIL_BYTES
+        };
+        if !full(&known) {
+            return Ok(known);
+        }
+        self.follow(meter, known.manifest.clone()).await?;
+        match self.known().filter(|k| !full(k)) {
+            Some(known) => Ok(known),
+            None => Err(Error::new(Kind::Busy, "the tail of the log is at its limit until a compaction")
+                .with_hint(format!("run `esker compact {}`", self.name()))),
+        }
+    }
+
+    /// Step 2.
+    async fn put_slot(
+        &self,
+        meter: &Meter,
+        group: &mut Group,
+        target: &Target,
+    ) -> Result<(Found, Option<Arc<TailEntry>>)> {
+        let first = !group.sent;
+        group.sent = true;
+        let key = self.keys().wal(target.seq);
+        match self.client().create(meter, &key, target.bytes.clone()).await {
+            CreateReply::Created => return Ok((Found::Mine, None)),
+            CreateReply::Refused(e) if first => {
+                group.sent = false;
+                return Err(e);
+            }
+            CreateReply::Exists => {}
+            CreateReply::Refused(e) | CreateReply::Unresolved(e) => {
+                tracing::debug!(key, error = %e, "no reply to a create that can be trusted");
+            }
+        }
+        Ok(match self.read_entry(meter, target.seq, None).await? {
+            None => (Found::Absent, None),
+            Some(entry) if group.all_in(&entry) => (Found::Mine, Some(entry)),
+            Some(entry) => (Found::Rival, Some(entry)),
+        })
+    }
+
+    /// Step 3, and beside it the mark that there is work: by the append that finds the tail empty and by each 16th.
+    async fn probe_after(&self, meter: &Meter, seq: Seq) -> Result<Arc<Manifest>> {
+        let from = self.last_seen().ok_or_else(forgotten)?;
+        let depth = seq.saturating_sub(from.watermark);
+        if depth != 1 && depth % limits::FOLD_ENTRIES != 0 {
+            return self.follow(meter, from).await;
+        }
+        let (probe_meter, mark_meter) = (meter.fork(), meter.fork());
+        let mark = keys::dirty(self.id(), seq);
+        let (newest, marked) = futures::join!(
+            self.follow(&probe_meter, from),
+            self.client().create(&mark_meter, &mark, Bytes::new()),
+        );
+        // A mark is a hint; the daily sweep finds what it misses.
+        if let CreateReply::Unresolved(e) | CreateReply::Refused(e) = marked {
+            tracing::debug!(mark, error = %e, "a mark was not put");
+        }
+        newest
+    }
+
+    async fn back_off(&self, group: &mut Group) {
+        let seams = self.client().seams();
+        seams.clock.sleep(seams.jitter(group.wait)).await;
+        group.wait = MOST_WAIT.min(group.wait * 2);
+    }
+}
+
+impl Queue {
+    fn waiting(&self) -> std::sync::MutexGuard<'_, VecDeque<Queued>> {
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The next group: what waits, up to a size, without those that nobody waits for any more. A token that is in the
+    /// group already waits for the next, where it is found to be repeated.
+    fn take(&self, start: Duration) -> Option<Group> {
+        let mut waiting = self.waiting();
+        let mut batches: Vec<Queued> = Vec::new();
+        let mut bytes = 0;
+        while let Some(next) = waiting.front() {
+            let twice = batches.iter().any(|q| q.batch.token == next.batch.token);
+            bytes += next.batch.bytes();
+            if twice || (!batches.is_empty() && bytes > GROUP_BYTES) {
+                break;
+            }
+            batches.extend(waiting.pop_front().filter(|q| !q.reply.is_closed()));
+        }
+        (!batches.is_empty()).then_some(Group {
+            batches,
+            start,
+            target: None,
+            sent: false,
+            losses: 0,
+            wait: FIRST_WAIT,
+        })
+    }
+}
+
+/// An outcome that could not be learnt; safe to retry with the token.
+fn unknown(cause: Error, token: Token) -> Error {
+    // A dropped collection has no log that the batch could be in.
+    if cause.kind() == Kind::Gone {
+        return cause;
+    }
+    Error::new(Kind::Unknown, format!("whether the batch was written is unknown: {cause}"))
+        .with_hint(format!("retry with the token {token}"))
+        .with_token(token)
+        .with_source(cause)
+}
+
+fn forgotten() -> Error {
+    Error::internal("what was learnt was forgotten")
+}
+
+fn lost(token: Token) -> Error {
+    unknown(Error::internal("its group was lost"), token)
+}
+
+/// One error for several callers.
+fn copy(e: &Error) -> Error {
+    let copy = Error::new(e.kind(), e.to_string());
+    match e.hint() {
+        Some(hint) => copy.with_hint(hint),
+        None => copy,
+    }
+}
+
+#[cfg(test)]
+mod tests;

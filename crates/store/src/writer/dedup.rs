@@ -1,0 +1,173 @@
+//! Which batches of a group the log has already, by their tokens.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use esker_format::manifest::Manifest;
+use esker_format::wal::Batch;
+use esker_format::{Error, Kind, Result, Seq, Token};
+use futures::{StreamExt, TryStreamExt, stream};
+
+use super::{Appended, DEADLINE, Group, Queued, STALE, forgotten};
+use crate::collection::{Collection, Known, Slot, live};
+use crate::meter::Meter;
+use crate::tail::TailEntry;
+
+/// Entries read at once.
+const IN_FLIGHT: usize = 64;
+/// Most times the tail is looked for again after a compaction and a collection overtook the reading of it.
+const RESTARTS: u32 = 8;
+
+impl Collection {
+    /// Answers batches whose tokens were used before. Read for this: every header of the tail above a manifest that was
+    /// the newest a moment ago (collectors wait 60 s, so nothing above its watermark is gone), and that manifest's
+    /// recent tokens. Slots after those are rivals that the claim runs into and reads.
+    pub(super) async fn find_repeated(
+        &self,
+        meter: &Meter,
+        group: &mut Group,
+        known: Known,
+    ) -> Result<Known> {
+        let mut known = known;
+        for _ in 0..RESTARTS {
+            if known.probed.is_none_or(|at| self.since(at) >= STALE) {
+                live(self.follow(meter, known.manifest.clone()).await?)?;
+                known = self.known().ok_or_else(forgotten)?;
+            }
+            if self.read_headers(meter, &known).await? {
+                known = self.known().ok_or_else(forgotten)?;
+                group.acknowledge_folded(&known.manifest);
+                if group.in_slots(&known) {
+                    // Rare. A floor below the slot, read after it, proves that the entry is the log's.
+                    let newest = live(self.follow(meter, known.manifest.clone()).await?)?;
+                    group.acknowledge_slots(&known, newest.floors.wal);
+                    group.acknowledge_folded(&newest);
+                    known = self.known().ok_or_else(forgotten)?;
+                }
+                return Ok(known);
+            }
+            // Folded and collected: a newer manifest has its tokens.
+            live(self.follow(meter, known.manifest).await?)?;
+            self.list_log_again(meter).await?;
+            known = self.known().ok_or_else(forgotten)?;
+        }
+        Err(Error::new(
+            Kind::Unavailable,
+            format!("the log of {} changes faster than it can be read", self.id()),
+        ))
+    }
+
+    /// Reads the header of every slot of the tail that was not read yet; whether all are there.
+    async fn read_headers(&self, meter: &Meter, known: &Known) -> Result<bool> {
+        let unread = |seq: &Seq| known.slots.get(seq).is_none_or(|slot| slot.batches.is_none());
+        let slots: Vec<Seq> = (known.manifest.watermark + 1..=known.last()).filter(unread).collect();
+        let reads = slots.iter().map(|seq| {
+            let meter = meter.fork();
+            async move { self.read_entry(&meter, *seq, None).await }
+        });
+        let read: Vec<Option<Arc<TailEntry>>> = stream::iter(reads).buffered(IN_FLIGHT).try_collect().await?;
+        let complete = read.iter().all(Option::is_some);
+        let slots = read.into_iter().flatten().map(|e| (e.seq(), Slot::of(e)));
+        self.learn(known.manifest.clone(), None, slots);
+        Ok(complete)
+    }
+
+    async fn list_log_again(&self, meter: &Meter) -> Result<()> {
+        let newest = self.last_seen().ok_or_else(forgotten)?;
+        let listed = self.list_log(meter).await?;
+        self.learn(newest, None, listed);
+        Ok(())
+    }
+}
+
+impl Group {
+    pub(super) fn bytes(&self) -> usize {
+        self.batches.iter().map(|q| q.batch.bytes()).sum()
+    }
+
+    /// Whether every batch of the group is in this entry.
+    pub(super) fn all_in(&self, entry: &TailEntry) -> bool {
+        self.batches.iter().all(|q| find(&entry.entry.batches, q.batch.token).is_some())
+    }
+
+    /// Answers the batches that are in an entry which is proven to be in the log.
+    pub(super) fn acknowledge(&mut self, entry: &TailEntry, repeated: bool) {
+        self.answer(|queued| {
+            let batch = find(&entry.entry.batches, queued.batch.token)?;
+            Some((entry.seq(), batch.rows, repeated))
+        });
+    }
+
+    /// Whether a slot that was read has a batch of the group.
+    fn in_slots(&self, known: &Known) -> bool {
+        self.batches.iter().any(|q| in_slots(known, q, 0).is_some())
+    }
+
+    /// Answers the batches that slots above a floor have.
+    fn acknowledge_slots(&mut self, known: &Known, floor: Seq) {
+        self.answer(|queued| in_slots(known, queued, floor));
+    }
+
+    /// Answers the batches that the manifest has.
+    pub(super) fn acknowledge_folded(&mut self, manifest: &Manifest) {
+        self.answer(|queued| {
+            let recent = manifest.recent.iter().find(|r| r.token == queued.batch.token)?;
+            Some((recent.seq, recent.rows, true))
+        });
+    }
+
+    /// The slot is another's for good: what remains is encoded anew for a later one.
+    pub(super) fn lose_slot(&mut self) {
+        self.target = None;
+        self.sent = false;
+        self.losses += 1;
+    }
+
+    /// Gives up in time to answer.
+    pub(super) fn check_deadline(&self, now: Duration) -> Result<()> {
+        if now - self.start < DEADLINE || self.batches.is_empty() {
+            return Ok(());
+        }
+        Err(match self.sent {
+            true => Error::new(Kind::Unavailable, "the store keeps nothing in the slot"),
+            false => Error::new(Kind::Busy, "other writers took every slot of the log that was tried")
+                .with_hint("retry after a while"),
+        })
+    }
+
+    fn answer(&mut self, find: impl Fn(&Queued) -> Option<(u64, u32, bool)>) {
+        for queued in std::mem::take(&mut self.batches) {
+            match find(&queued) {
+                Some((position, rows, repeated)) => {
+                    let same = u64::from(rows) == queued.batch.rows();
+                    let reply = match same {
+                        true => Ok(Appended { position, rows, repeated }),
+                        false => Err(reused(&queued, rows)),
+                    };
+                    // Nobody may wait any more.
+                    let _ = queued.reply.send(reply);
+                }
+                None => self.batches.push(queued),
+            }
+        }
+    }
+}
+
+fn find(batches: &[Batch], token: Token) -> Option<&Batch> {
+    batches.iter().find(|b| b.token == token)
+}
+
+fn in_slots(known: &Known, queued: &Queued, floor: Seq) -> Option<(Seq, u32, bool)> {
+    let of_slot = |(seq, slot): (&Seq, &Slot)| {
+        Some((*seq, find(slot.batches.as_deref()?, queued.batch.token)?.rows, true))
+    };
+    known.slots.range(floor + 1..).find_map(of_slot)
+}
+
+fn reused(queued: &Queued, rows: u32) -> Error {
+    let message = format!(
+        "the idempotency key was used before, for a batch of {rows} records; this one has {}",
+        queued.batch.rows()
+    );
+    Error::new(Kind::Conflict, message).with_hint("use a new key for new content")
+}
