@@ -1,25 +1,40 @@
 #![allow(clippy::disallowed_macros, clippy::disallowed_methods, clippy::print_stdout, clippy::unwrap_used)]
-use std::sync::Arc;
 use arrow::array::*;
 use arrow::datatypes::*;
 use esker_compactor::*;
 use esker_format::schema::{self, *};
 use esker_format::{CollectionId, Name};
+use std::sync::Arc;
 fn main() {
     tracing_subscriber::fmt().with_max_level(tracing::Level::DEBUG).init();
     let f = std::fs::File::open("/work/shared/data/deb63k/base.parquet").unwrap();
     let b = parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder::try_new(f).unwrap();
-    println!("{:?}", b.schema().fields().iter().map(|f| (f.name().clone(), f.data_type().clone())).collect::<Vec<_>>());
+    println!(
+        "{:?}",
+        b.schema().fields().iter().map(|f| (f.name().clone(), f.data_type().clone())).collect::<Vec<_>>()
+    );
     let batches: Vec<RecordBatch> = b.with_batch_size(10000).build().unwrap().map(|x| x.unwrap()).collect();
     let s0 = batches[0].schema();
     let mut cols = vec![];
     for f in s0.fields() {
-        let kind = match f.data_type() { DataType::Utf8 | DataType::LargeUtf8 => ColumnType::String, DataType::Int64 | DataType::Int32 => ColumnType::Int, DataType::Float64 => ColumnType::Float, DataType::Boolean => ColumnType::Boolean,
-            DataType::List(i) if matches!(i.data_type(), DataType::Utf8) => ColumnType::Strings, _ => continue };
-        if f.name() == "id" { continue; }
+        let kind = match f.data_type() {
+            DataType::Utf8 | DataType::LargeUtf8 => ColumnType::String,
+            DataType::Int64 | DataType::Int32 => ColumnType::Int,
+            DataType::Float64 => ColumnType::Float,
+            DataType::Boolean => ColumnType::Boolean,
+            DataType::List(i) if matches!(i.data_type(), DataType::Utf8) => ColumnType::Strings,
+            _ => continue,
+        };
+        if f.name() == "id" {
+            continue;
+        }
         cols.push(Column { name: f.name().clone(), kind, wide: false });
     }
-    let settings = Settings { dimension: 384, metric: schema::Metric::Cosine, vector_type: if std::env::args().nth(2).is_some() { VectorType::F16 } else { VectorType::F32 } };
+    let settings = Settings {
+        dimension: 384,
+        metric: schema::Metric::Cosine,
+        vector_type: if std::env::args().nth(2).is_some() { VectorType::F16 } else { VectorType::F32 },
+    };
     let schema = Schema { columns: cols };
     let arrow = arrow_schema(&settings, &schema);
     let mut out = vec![];
@@ -31,20 +46,54 @@ fn main() {
             let c: ArrayRef = match f.name().as_str() {
                 "id" => arrow::compute::cast(b.column_by_name("id").unwrap(), &DataType::Utf8).unwrap(),
                 "vector" => {
-                    let v = b.schema().fields().iter().position(|f| matches!(f.data_type(), DataType::FixedSizeList(..) | DataType::List(_)) && (f.name().contains("vec") || f.name().contains("emb"))).unwrap();
+                    let v = b
+                        .schema()
+                        .fields()
+                        .iter()
+                        .position(|f| {
+                            matches!(f.data_type(), DataType::FixedSizeList(..) | DataType::List(_))
+                                && (f.name().contains("vec") || f.name().contains("emb"))
+                        })
+                        .unwrap();
                     let c = b.column(v);
-                    let vals = match c.data_type() { DataType::FixedSizeList(..) => c.as_fixed_size_list().values().clone(), _ => c.as_list::<i32>().values().clone() };
-                    let vals = arrow::compute::cast(&vals, if settings.vector_type == VectorType::F16 { &DataType::Float16 } else { &DataType::Float32 }).unwrap();
+                    let vals = match c.data_type() {
+                        DataType::FixedSizeList(..) => c.as_fixed_size_list().values().clone(),
+                        _ => c.as_list::<i32>().values().clone(),
+                    };
+                    let vals = arrow::compute::cast(
+                        &vals,
+                        if settings.vector_type == VectorType::F16 {
+                            &DataType::Float16
+                        } else {
+                            &DataType::Float32
+                        },
+                    )
+                    .unwrap();
                     let DataType::FixedSizeList(item, d) = vector_type(&settings) else { panic!() };
                     Arc::new(FixedSizeListArray::new(item, d, vals, None))
                 }
                 "_expires_at" => new_null_array(f.data_type(), rows),
-                "_timestamp" | "_created_at" | "_updated_at" => Arc::new(TimestampMillisecondArray::from(vec![1_767_225_600_000i64; rows]).with_timezone("UTC")),
+                "_timestamp" | "_created_at" | "_updated_at" => Arc::new(
+                    TimestampMillisecondArray::from(vec![1_767_225_600_000i64; rows]).with_timezone("UTC"),
+                ),
                 "_version" => Arc::new(Int64Array::from(vec![1i64; rows])),
                 "_seq" => Arc::new(Int64Array::from(vec![n + 1; rows])),
                 "_row" => Arc::new(Int32Array::from_iter_values(0..rows as i32)),
-                name => { let a = b.column_by_name(name).unwrap(); 
-                    if matches!(f.data_type(), DataType::List(_)) { let l = a.as_list::<i32>(); let DataType::List(fi) = f.data_type() else { panic!() }; Arc::new(ListArray::new(fi.clone(), l.offsets().clone(), l.values().clone(), l.nulls().cloned())) } else { arrow::compute::cast(a, f.data_type()).unwrap() } }
+                name => {
+                    let a = b.column_by_name(name).unwrap();
+                    if matches!(f.data_type(), DataType::List(_)) {
+                        let l = a.as_list::<i32>();
+                        let DataType::List(fi) = f.data_type() else { panic!() };
+                        Arc::new(ListArray::new(
+                            fi.clone(),
+                            l.offsets().clone(),
+                            l.values().clone(),
+                            l.nulls().cloned(),
+                        ))
+                    } else {
+                        arrow::compute::cast(a, f.data_type()).unwrap()
+                    }
+                }
             };
             columns.push(c);
         }
@@ -56,10 +105,30 @@ fn main() {
     let threads = std::env::args().nth(1).and_then(|s| s.parse().ok()).unwrap_or(2);
     let clock = esker_store::seams::SystemClock::default();
     let t = std::time::Instant::now();
-    let built = build_segment(out, Target { collection: &id, settings: &settings, schema: &schema }, BuildOptions { seed: 1, threads }, &clock, &|_, _| {}).unwrap().unwrap();
-    println!("total {:?} rows file {} index {} header {} leaves {}", t.elapsed(), built.rows_file.len(), built.index_file.len(), built.summary.header_len, built.leaf_starts.len() - 1);
+    let built = build_segment(
+        out,
+        Target { collection: &id, settings: &settings, schema: &schema },
+        BuildOptions { seed: 1, threads },
+        &clock,
+        &|_, _| {},
+    )
+    .unwrap()
+    .unwrap();
+    println!(
+        "total {:?} rows file {} index {} header {} leaves {}",
+        t.elapsed(),
+        built.rows_file.len(),
+        built.index_file.len(),
+        built.summary.header_len,
+        built.leaf_starts.len() - 1
+    );
     let h = esker_format::segment::index::Header::parse("x", built.index_file.clone()).unwrap();
-    for c in h.calibration() { println!("{c:?}"); }
+    for c in h.calibration() {
+        println!("{c:?}");
+    }
     let s = std::fs::read_to_string("/proc/self/status").unwrap();
-    println!("{}", s.lines().filter(|l| l.starts_with("VmHWM") || l.starts_with("VmRSS")).collect::<Vec<_>>().join(" "));
+    println!(
+        "{}",
+        s.lines().filter(|l| l.starts_with("VmHWM") || l.starts_with("VmRSS")).collect::<Vec<_>>().join(" ")
+    );
 }

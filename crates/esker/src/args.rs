@@ -11,9 +11,9 @@ use esker_format::schema::{Metric, VectorType};
 #[derive(Debug, Parser)]
 #[command(name = "esker", version, after_help = "Start here:\n  esker demo")]
 pub struct Args {
-    /// Where the data is: a path, file://…, memory: or s3://bucket/prefix (standard AWS_* variables)
-    #[arg(long, global = true, env = "ESKER_STORE", default_value = "./esker-data", value_name = "URL")]
-    pub store: String,
+    /// Where the data is: a path, file://…, memory: or s3://bucket/prefix (standard AWS_* variables) [default: ./esker-data]
+    #[arg(long, global = true, env = "ESKER_STORE", value_name = "URL")]
+    pub store: Option<String>,
     /// How results are printed on stdout
     #[arg(long, global = true, value_enum, default_value = "text")]
     pub format: Format,

@@ -36,11 +36,10 @@ fn run(args: Args, output: &Output) -> Result<()> {
         .thread_stack_size(STACK_BYTES)
         .build()
         .map_err(|e| Error::internal("cannot start the runtime").with_source(e))?;
-    // On a worker, whose stack is deep; main's is not.
-    let command = async { commands::run(args, output).await };
+    // Main's own stack is not deep.
     std::thread::scope(|scope| {
         let deep = std::thread::Builder::new().stack_size(STACK_BYTES);
-        let handle = deep.spawn_scoped(scope, || runtime.block_on(command));
+        let handle = deep.spawn_scoped(scope, || runtime.block_on(commands::run(args, output)));
         let handle = handle.map_err(|e| Error::internal("cannot start a thread").with_source(e))?;
         handle.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
     })

@@ -151,3 +151,30 @@ fn wal_page() {
     stated.sort();
     assert_eq!(stated, written);
 }
+
+#[test]
+fn segment_page() {
+    use crate::segment::index::Section::*;
+    let page = include_str!("../../../docs/format/segment.md");
+    let header = [
+        Facts,
+        Schema,
+        Rows,
+        Calibration,
+        Leaves,
+        Centroids,
+        AttributeDirectory,
+        IdMapDirectory,
+        PayloadSizes,
+    ];
+    let cold =
+        [Codes, Spill, IdPlane, IdMap, PayloadSizePages, Payload, Attributes, Checks, Footer, Extension];
+    let row = |place: &str, s: crate::segment::index::Section| {
+        vec![(s as u16).to_string(), format!("{s:?}"), place.to_owned()]
+    };
+    let sections: Vec<Vec<String>> =
+        header.map(|s| row("header", s)).into_iter().chain(cold.map(|s| row("cold", s))).collect();
+    let stated: Vec<Vec<String>> =
+        table(page, "## The index file").into_iter().map(|r| r[..3].to_vec()).collect();
+    assert_eq!(stated, sections);
+}

@@ -60,7 +60,7 @@ pub fn cluster_work(rows: usize, target: usize) -> u64 {
     (train * (1 + TRAIN_ROUNDS) + rows * (REFINE_ROUNDS + 1)) as u64
 }
 
-/// Clusters `data` (n·d finite values, one row after another) into about n/target leaves of at most 4·target rows.
+/// Clusters `data` (n·d finite values, one row after another; n < 2^32) into about n/target leaves of at most 4·target rows.
 ///
 /// Balanced bisection gives the first leaves and the tree order; k-means then moves rows between leaves, comparing each
 /// row with all leaves up to 1,024, else with those under its 8 nearest parents; leaves above twice the target are split,
@@ -88,12 +88,8 @@ pub fn cluster(
     let mut assignment = Vec::new();
     for round in 0..REFINE_ROUNDS {
         assignment = build.assign(&all(n), &centroids);
-        if round == 0 {
-            build.balance(&mut assignment, &centroids, SPLIT_ABOVE);
-        } else {
-            // Settled: only what a split leaf's neighbours took back is corrected.
-            build.balance(&mut assignment, &centroids, SPLIT_ABOVE + 1);
-        }
+        // The second time only what a split leaf's neighbours took back is corrected.
+        build.balance(&mut assignment, &centroids, SPLIT_ABOVE + round);
         centroids = build.means(&all(n), &assignment);
         progress(n as u64);
     }

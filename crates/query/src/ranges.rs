@@ -51,6 +51,13 @@ impl File {
         self.held.get()
     }
 
+    /// Makes the cache forget what [`File::read`] asked for.
+    pub async fn forget(&self, client: &Client, wanted: &[Range<u64>], shape: Shape) {
+        for range in requests(wanted, shape) {
+            client.cache().forget(&Piece::of(self.key.clone(), range)).await;
+        }
+    }
+
     /// Reads `wanted` in one wave and gives the pieces to `take`, which checks and decodes. When it finds them
     /// corrupt, what the cache had is forgotten and everything is read once more.
     pub async fn read<T>(
@@ -72,9 +79,7 @@ impl File {
         match take(&fetch(client, meter, &requests).await?) {
             Err(e) if e.kind() == Kind::Corrupt => {
                 tracing::warn!(key = &*self.key, error = %e, "checksum failed, reading once more");
-                for piece in &requests {
-                    client.cache().forget(piece).await;
-                }
+                self.forget(client, wanted, shape).await;
                 take(&fetch(client, meter, &requests).await?)
             }
             done => done,

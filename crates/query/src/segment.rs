@@ -23,8 +23,11 @@ mod columns;
 mod ids;
 mod rows;
 
-pub(crate) use answer::{Answer, FilterPlan};
-pub(crate) use codes::{Codes, Want};
+pub use answer::FilterPlan;
+pub(crate) use answer::Answer;
+pub(crate) use codes::{Codes, IdPlane, Want};
+pub(crate) use columns::vector_array;
+pub(crate) use ids::Hashed;
 pub(crate) use rows::{Payload, Vectors};
 
 /// An immutable segment, opened. Shared by all queries that see it.

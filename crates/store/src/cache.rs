@@ -9,15 +9,12 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use esker_format::{Error, Result};
 use futures::future::BoxFuture;
-use futures::{StreamExt, TryStreamExt, stream};
 
-use crate::client::Client;
+use crate::client::{Client, together};
 use crate::meter::Meter;
 
 /// Bytes of bookkeeping per cached piece, so that many small ones count.
 const OVERHEAD: u64 = 128;
-/// Pieces of one call that are fetched at once.
-const IN_FLIGHT: usize = 64;
 
 /// A piece of an immutable object.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -194,7 +191,7 @@ impl Client {
             let meter = meter.fork();
             async move { self.cached(&meter, piece).await }
         });
-        stream::iter(reads).buffered(IN_FLIGHT).try_collect().await
+        together(reads).await
     }
 
     async fn fetch(&self, meter: &Meter, piece: &Piece) -> Result<Bytes> {

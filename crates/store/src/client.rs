@@ -180,7 +180,7 @@ impl Client {
             let meter = meter.fork();
             async move { self.range(&meter, key.as_ref(), range.clone()).await }
         });
-        stream::iter(reads).buffered(IN_FLIGHT).try_collect().await
+        together(reads).await
     }
 
     /// The last `length` bytes of an object (all, if it is shorter) and the object's size.
@@ -302,6 +302,16 @@ impl Client {
         }
         Ok(self.backend.prefix.parts().chain(relative.parts()).collect())
     }
+}
+
+/// Requests that are sent together, at most 64 in flight: their results in order, or the first error.
+///
+/// Not lazy: a stream that kept the closure which makes the requests would not be `Send`.
+pub(crate) fn together<T, F: Future<Output = Result<T>>>(
+    requests: impl IntoIterator<Item = F>,
+) -> impl Future<Output = Result<Vec<T>>> {
+    let requests: Vec<F> = requests.into_iter().collect();
+    stream::iter(requests).buffered(IN_FLIGHT).try_collect()
 }
 
 /// What a read brought.

@@ -165,7 +165,7 @@ impl Collection {
     }
 
     /// The header of an index: from `head` if it is the one that was published, else from the file.
-    async fn open_header(
+    pub(crate) async fn open_header(
         &self,
         meter: &Meter,
         key: &str,
@@ -188,7 +188,7 @@ impl Collection {
         .await
     }
 
-    async fn read_deletes(
+    pub(crate) async fn read_deletes(
         &self,
         meter: &Meter,
         segment: &Segment,
@@ -214,7 +214,7 @@ impl Collection {
     }
 
     /// The payload blocks of these rows, by number.
-    async fn read_blocks(
+    pub(crate) async fn read_blocks(
         &self,
         meter: &Meter,
         key: &str,
@@ -252,7 +252,7 @@ impl Collection {
 }
 
 /// Pieces of immutable objects, decoded; what fails its checksum is fetched once more.
-async fn checked<T>(
+pub(crate) async fn checked<T>(
     client: &Client,
     meter: &Meter,
     pieces: &[Piece],

@@ -8,14 +8,11 @@ use esker_format::manifest::{Floors, Manifest, Segment};
 use esker_format::register::{Change, Publish, Refusal};
 use esker_format::schema::Schema;
 use esker_format::{Error, Kind, Result, Seq, Token};
-use futures::{StreamExt, TryStreamExt, stream};
 
+use crate::client::together;
 use crate::collection::{Collection, live};
 use crate::meter::Meter;
 use crate::register::Commit;
-
-/// Marks removed, or index headers read, at once.
-const IN_FLIGHT: usize = 64;
 
 impl Collection {
     /// Commits a compaction. Everything it refers to must be uploaded. `parts` is what opens the segments it made or
@@ -115,7 +112,7 @@ impl Collection {
                 }
             }
         });
-        let mut parts: Vec<Part> = stream::iter(parts).buffered(IN_FLIGHT).try_collect().await?;
+        let mut parts: Vec<Part> = together(parts).await?;
         // Codes ride along only while those of all segments are small together.
         let codes: u64 = parts.iter().flat_map(|p| &p.codes).map(|c| c.len() as u64).sum();
         if codes > head::CODES_BYTES {
@@ -139,7 +136,7 @@ impl Collection {
                 let meter = meter.fork();
                 async move { self.client().delete(&meter, &m.key).await }
             });
-            stream::iter(deletes).buffer_unordered(IN_FLIGHT).try_collect::<Vec<()>>().await
+            together(deletes).await
         };
         if let Err(e) = done.await {
             tracing::warn!(collection = %self.id(), error = %e, "marks of finished work were not removed");

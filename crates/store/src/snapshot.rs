@@ -12,14 +12,14 @@ use esker_format::head::{Head, Part};
 use esker_format::manifest::{Manifest, RegisterEntry};
 use esker_format::schema::Schema;
 use esker_format::{Error, Kind, Result, Seq, Version, append};
-use futures::{StreamExt, TryStreamExt, stream};
 
+use crate::client::together;
 use crate::collection::{Collection, Instant, Known, Slot, live};
 use crate::meter::Meter;
 use crate::tail::TailEntry;
 
-/// Entries read at once.
-const IN_FLIGHT: usize = 64;
+/// Most entries that are read ahead of the last known one at once.
+const READ_AHEAD: u64 = 64;
 /// Collectors wait 60 s between a floor and the first delete. A warm wave sends its probe with its reads instead of
 /// after them, so one that took longer than this proves nothing and is repeated.
 const WAVE: Duration = Duration::from_secs(10);
@@ -211,7 +211,7 @@ impl Collection {
                 }
             }
         });
-        let reads = stream::iter(reads).buffered(IN_FLIGHT).try_collect::<Vec<_>>();
+        let reads = together(reads);
         let (newest, tail) = futures::join!(probe, reads);
         let (newest, tail) = (newest?, tail?);
         let complete: Option<Vec<Arc<TailEntry>>> = tail.into_iter().collect();
@@ -267,7 +267,7 @@ impl Collection {
                 }
             }
         });
-        let read: Vec<Option<Arc<TailEntry>>> = stream::iter(reads).buffered(IN_FLIGHT).try_collect().await?;
+        let read: Vec<Option<Arc<TailEntry>>> = together(reads).await?;
         Ok(read.into_iter().collect())
     }
 
@@ -279,14 +279,14 @@ impl Collection {
                 let meter = meter.fork();
                 async move { self.read_entry(&meter, seq, None).await }
             });
-            let found: Vec<Option<_>> = stream::iter(reads).buffered(IN_FLIGHT).try_collect().await?;
+            let found: Vec<Option<_>> = together(reads).await?;
             let dense: Vec<_> = found.into_iter().map_while(|e| e).collect();
             let ended = (dense.len() as u64) < group;
             tail.extend(dense);
             if ended {
                 return Ok(tail);
             }
-            group = (group * 2).min(IN_FLIGHT as u64);
+            group = (group * 2).min(READ_AHEAD);
         }
     }
 

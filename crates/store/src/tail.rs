@@ -7,15 +7,11 @@ use esker_format::avro::{Decoded, RowsBuilder};
 use esker_format::schema::{Schema, Settings};
 use esker_format::wal::{self, Entry};
 use esker_format::{Error, Kind, Result, Seq};
-use futures::{StreamExt, TryStreamExt, stream};
 
 use crate::cache::Piece;
-use crate::client::{ETag, IfMatch};
+use crate::client::{ETag, IfMatch, together};
 use crate::collection::Collection;
 use crate::meter::Meter;
-
-/// Entries read at once.
-const IN_FLIGHT: usize = 64;
 
 /// A log entry.
 #[derive(Debug)]
@@ -63,6 +59,11 @@ impl TailEntry {
 }
 
 impl Collection {
+    /// The entry in a slot, if it is there; it may have been folded already.
+    pub async fn entry(&self, meter: &Meter, seq: Seq) -> Result<Option<Arc<TailEntry>>> {
+        self.read_entry(meter, seq, None).await
+    }
+
     /// The entry in a slot; `None` if there is none, or with a tag if it is not the one with that tag.
     pub(crate) async fn read_entry(
         &self,
@@ -105,7 +106,7 @@ impl Collection {
                 }
             }
         });
-        let bodies: Vec<Option<Bytes>> = stream::iter(bodies).buffered(IN_FLIGHT).try_collect().await?;
+        let bodies: Vec<Option<Bytes>> = together(bodies).await?;
         let decode = |(e, body): (&Arc<TailEntry>, Option<Bytes>)| match e.decoded(settings, schema, body) {
             Err(e) if e.kind() == Kind::Internal => Err(e.context(format_args!("log of {}", self.id()))),
             done => done,

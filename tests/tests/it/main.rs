@@ -2,4 +2,5 @@
 
 mod conformance;
 mod fault;
+mod model;
 mod s3;

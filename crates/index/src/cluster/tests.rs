@@ -120,6 +120,18 @@ fn tiles_agree_across_instruction_sets() {
         let (mut wide, mut scalar) = (vec![Best::<3>::NONE; n], vec![Best::<3>::NONE; n]);
         panels.nearest(&rows, &all(n), &mut wide);
         panels.nearest_in_tiles::<3, 4, 8, false>(&rows, &all(n), &mut scalar);
+        // The other shapes of tile, without their instructions.
+        for shape in [
+            Panels::nearest_in_tiles::<3, 6, 16, false>,
+            Panels::nearest_in_tiles::<3, 12, 32, false>,
+            Panels::nearest_in_tiles::<3, 6, 16, true>,
+        ] {
+            let mut other = vec![Best::<3>::NONE; n];
+            shape(&panels, &rows, &all(n), &mut other);
+            for (other, scalar) in other.iter().zip(&scalar) {
+                assert_eq!(other.leaves().collect::<Vec<_>>(), scalar.leaves().collect::<Vec<_>>());
+            }
+        }
         for (wide, scalar) in wide.iter().zip(&scalar) {
             assert_eq!(wide.leaves().collect::<Vec<_>>(), scalar.leaves().collect::<Vec<_>>());
             for rank in 0..3 {

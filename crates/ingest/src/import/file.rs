@@ -93,7 +93,13 @@ fn format(path: &Path) -> Result<(Format, u64)> {
     let size = file.metadata().map_err(wrong)?.len();
     let mut head = Vec::with_capacity(HEAD_BYTES);
     file.by_ref().take(HEAD_BYTES as u64).read_to_end(&mut head).map_err(wrong)?;
-    Ok((Format::detect(path, &head)?, size))
+    let format = Format::detect(path, &head)?;
+    // The reader of streams allocates what the first length says.
+    let length = head.get(4..8).map_or(u32::MAX, |b| u32::from_le_bytes([b[0], b[1], b[2], b[3]]));
+    if format == Format::ArrowStream && u64::from(length) > size {
+        return Err(Error::invalid("file", format!("{} is a damaged {format}", path.display())));
+    }
+    Ok((format, size))
 }
 
 /// Identifies the file's content (by its size and both ends) under what is made of it: equal for a file that was

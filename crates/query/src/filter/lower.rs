@@ -30,7 +30,7 @@ pub(super) fn lower(expr: &Expr, negated: bool, columns: &Columns) -> Tree {
             let branches = operands.into_iter().map(|e| lower(e, negated, columns));
             match (*op == Operator::And) != negated {
                 true => Tree::and(merge_ranges(branches.collect())),
-                false => Tree::or(branches),
+                false => Tree::or(merge_equals(branches.collect())),
             }
         }
         Expr::Not(inner) => lower(inner, !negated, columns),
@@ -184,6 +184,39 @@ fn merge_ranges(branches: Vec<Tree>) -> Vec<Tree> {
             }
         }
         merged.push(branch);
+    }
+    merged
+}
+
+/// Alternatives for one column under an OR are one IN: one look-up.
+fn merge_equals(branches: Vec<Tree>) -> Vec<Tree> {
+    let mut merged: Vec<Tree> = Vec::with_capacity(branches.len());
+    for branch in branches {
+        let (column, items) = match &branch {
+            Tree::Leaf(Predicate::Eq(column, item)) => (column, std::slice::from_ref(item)),
+            Tree::Leaf(Predicate::In(column, items)) => (column, items.as_slice()),
+            _ => {
+                merged.push(branch);
+                continue;
+            }
+        };
+        let partner = merged.iter_mut().find_map(|t| match t {
+            Tree::Leaf(p) if matches!(p, Predicate::Eq(..) | Predicate::In(..)) => {
+                (p.column() == column).then_some(p)
+            }
+            _ => None,
+        });
+        let Some(partner) = partner else {
+            merged.push(branch);
+            continue;
+        };
+        let mut all = match partner {
+            Predicate::Eq(_, first) => vec![first.clone()],
+            Predicate::In(_, all) => std::mem::take(all),
+            _ => Vec::new(),
+        };
+        all.extend_from_slice(items);
+        *partner = Predicate::In(column.clone(), all);
     }
     merged
 }

@@ -52,7 +52,7 @@ impl Condition {
             Some(truth) if truth.null_count() > 0 => Ok(prep_null_mask_filter(truth)),
             Some(truth) => Ok(truth.clone()),
             // A condition that is always null.
-            None if truth.null_count() == truth.len() => Ok(BooleanArray::from(vec![false; truth.len()])),
+            None if truth.data_type().is_null() => Ok(BooleanArray::from(vec![false; truth.len()])),
             None => Err(Error::internal("a filter's condition is not boolean")),
         }
     }

@@ -1,6 +1,8 @@
 //! The search of segments that are held in memory: leaves in order of their score, each row whose estimate leaves a
 //! chance measured at once, in place.
 
+use std::collections::HashSet;
+
 use esker_index::{Bound, Run, TopK};
 
 use super::{Asked, Place, Posed, SLACK};
@@ -55,6 +57,8 @@ pub(crate) fn probe(asked: &Asked, held: &[Held<'_>], best: &mut TopK<Place>) ->
     let (mut at, mut ordered, mut step) = (0, 0, FIRST_LEAVES);
     let mut batch: Vec<(u32, u32)> = Vec::with_capacity(NEXT_LEAVES);
     let mut runs: Vec<Run> = Vec::with_capacity(NEXT_LEAVES);
+    // Rows met in a leaf already, where leaves hold copies.
+    let mut seen = HashSet::new();
     while at < order.len() {
         if at == ordered {
             ordered = put_in_order(&mut order, ordered);
@@ -75,7 +79,7 @@ pub(crate) fn probe(asked: &Asked, held: &[Held<'_>], best: &mut TopK<Place>) ->
             runs.extend(same.iter().map(|(_, leaf)| p.run(*leaf)));
             effort.leaves += runs.len() as u64;
             effort.codes += runs.iter().map(|r| (r.end - r.first) as u64).sum::<u64>();
-            effort.reranked += scan(asked, number, h, p, &runs, best);
+            effort.reranked += scan(asked, number, h, p, &runs, &mut seen, best);
         }
         (at, step) = (end, NEXT_LEAVES);
     }
@@ -83,7 +87,7 @@ pub(crate) fn probe(asked: &Asked, held: &[Held<'_>], best: &mut TopK<Place>) ->
 }
 
 /// Scans runs of one segment; returns how many rows were measured.
-fn scan(asked: &Asked, number: u32, h: &Held<'_>, p: &Posed<'_>, runs: &[Run], best: &mut TopK<Place>) -> u64 {
+fn scan(asked: &Asked, number: u32, h: &Held<'_>, p: &Posed<'_>, runs: &[Run], seen: &mut HashSet<Place>, best: &mut TopK<Place>) -> u64 {
     let metric = asked.metric;
     let (mut reranked, spilled) = (0, h.segment.spilled());
     let bound = Bound { threshold: metric.rankable(best.worst()), slack: SLACK };
@@ -92,7 +96,7 @@ fn scan(asked: &Asked, number: u32, h: &Held<'_>, p: &Posed<'_>, runs: &[Run], b
             reranked += 1;
             let distance = distance(asked, h.segment, ordinal);
             let place = (number, u64::from(ordinal));
-            if !(spilled && best.contains(distance, place)) {
+            if !spilled || seen.insert(place) {
                 best.push(distance, place);
             }
         }

@@ -10,6 +10,7 @@ use esker_format::segment::GROUP_POSTINGS;
 use esker_format::segment::index::{Header, Section};
 use esker_index::{Bound, CodeQuery, Run};
 use esker_store::{Client, Meter};
+use roaring::RoaringBitmap;
 
 use super::{Mask, Segment};
 use crate::ranges::{Pieces, Shape};
@@ -42,6 +43,10 @@ pub(crate) struct Codes {
     group_bytes: usize,
     checks_at: usize,
 }
+
+/// Hashes of the ids of postings, by leaf.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct IdPlane(Vec<(u32, Vec<u64>)>);
 
 impl Segment {
     /// Bytes of all codes.
@@ -117,13 +122,55 @@ impl Segment {
         if let Some(all) = self.codes.get() {
             return Ok(all.clone());
         }
+        let take = |pieces: &Pieces| Ok(Arc::new(Codes::spans_of(&self.header, pieces)));
+        let shape = Shape::AtMost(PROBE_RANGES);
+        self.index.read(client, meter, &self.group_ranges(ordinals), shape, take).await
+    }
+
+    /// Makes the cache forget what [`Segment::read_groups`] asked for.
+    pub async fn forget_groups(&self, client: &Client, ordinals: &[u32]) {
+        self.index.forget(client, &self.group_ranges(ordinals), Shape::AtMost(PROBE_RANGES)).await;
+    }
+
+    fn group_ranges(&self, ordinals: &[u32]) -> Vec<Range<u64>> {
         let of = |o: &u32| {
             let group = self.own_posting(*o) / GROUP_POSTINGS;
             self.header.codes_range(group..group + 1)
         };
-        let wanted: Vec<Range<u64>> = ordinals.iter().map(of).collect();
-        let take = |pieces: &Pieces| Ok(Arc::new(Codes::spans_of(&self.header, pieces)));
-        self.index.read(client, meter, &wanted, Shape::AtMost(PROBE_RANGES), take).await
+        ordinals.iter().map(of).collect()
+    }
+
+    /// Hashes of the ids in the posting lists of leaves, or of all leaves.
+    pub async fn read_idplane(&self, client: &Client, meter: &Meter, want: Want<'_>) -> Result<IdPlane> {
+        let all: Vec<u32>;
+        let leaves = match want {
+            Want::Leaves(leaves) => leaves,
+            Want::All => {
+                all = (0..self.header.leaf_count()).collect();
+                &all
+            }
+        };
+        let of = |l: &u32| self.header.idplane_range(self.header.leaf(*l).postings);
+        let ranges: Vec<Range<u64>> = leaves.iter().map(of).collect();
+        let take = |pieces: &Pieces| {
+            let hashes = |(leaf, range): (&u32, &Range<u64>)| {
+                Ok((*leaf, self.header.leaf_hashes(*leaf, &pieces.bytes(range)?)?))
+            };
+            Ok(IdPlane(leaves.iter().zip(&ranges).map(hashes).collect::<Result<_>>()?))
+        };
+        self.index.read(client, meter, &ranges, Shape::AtMost(PROBE_RANGES), take).await
+    }
+
+    /// Rows whose id hash `touched` says yes to, as far as their leaves are in `plane`.
+    pub fn suspects(&self, plane: &IdPlane, codes: &Codes, touched: impl Fn(u64) -> bool) -> RoaringBitmap {
+        let mut suspects = RoaringBitmap::new();
+        for (leaf, hashes) in &plane.0 {
+            let first = self.header.leaf(*leaf).postings.start;
+            for (posting, _) in (first..).zip(hashes).filter(|(_, hash)| touched(**hash)) {
+                suspects.extend(self.ordinal(posting, codes));
+            }
+        }
+        suspects
     }
 
     fn whole_ranges(&self) -> Vec<Range<u64>> {

@@ -74,6 +74,31 @@ impl Segment {
         self.rows.read(client, meter, &ranges, Shape::AtMost(RANGES), take).await
     }
 
+    /// Reads vectors of rows whose codes are not here: the groups that have their checks come in the same wave.
+    pub async fn read_vectors_alone(&self, client: &Client, meter: &Meter, ordinals: &[u32]) -> Result<Vectors> {
+        let ranges: Vec<Range<u64>> = ordinals.iter().map(|o| self.header.rows().vector_range(*o)).collect();
+        let shape = Shape::AtMost(RANGES);
+        let mut tries = 0;
+        loop {
+            tries += 1;
+            let take = |pieces: &Pieces| ranges.iter().map(|r| pieces.bytes(r)).collect::<Result<Vec<Bytes>>>();
+            let (rows_meter, groups_meter) = (meter.fork(), meter.fork());
+            let (vectors, groups) = futures::try_join!(
+                self.rows.read(client, &rows_meter, &ranges, shape, take),
+                self.read_groups(client, &groups_meter, ordinals)
+            )?;
+            let matches = |(o, bytes): (&u32, &Bytes)| groups.check(self.own_posting(*o)) == Some(check16(bytes));
+            if ordinals.iter().zip(&vectors).all(matches) {
+                return Ok(Vectors(ordinals.iter().copied().zip(vectors).collect()));
+            }
+            if tries > 1 {
+                return Err(esker_format::Error::corrupt(self.rows.key(), "a vector fails its checksum"));
+            }
+            self.rows.forget(client, &ranges, shape).await;
+            self.forget_groups(client, ordinals).await;
+        }
+    }
+
     /// The stored bytes of a vector that is held in memory.
     #[inline]
     pub fn held_vector(&self, ordinal: u32) -> Option<&[u8]> {
@@ -85,6 +110,14 @@ impl Segment {
         };
         let (run, bytes) = &runs[at];
         bytes.get((range.start - run.start) as usize..(range.end - run.start) as usize)
+    }
+
+    /// A stored vector as floats.
+    pub fn floats(&self, bytes: &[u8]) -> Vec<f32> {
+        match self.width() {
+            2 => bytes.chunks_exact(2).map(|b| half::f16::from_le_bytes([b[0], b[1]]).to_f32()).collect(),
+            _ => bytes.chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect(),
+        }
     }
 
     /// Reads the payload of rows, decoded under the collection's schema.

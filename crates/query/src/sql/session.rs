@@ -7,13 +7,18 @@ use datafusion::catalog::{
     MemorySchemaProvider, SchemaProvider, TableProvider,
 };
 use datafusion::common::config::{ConfigNonZeroUsize, Dialect};
+use datafusion::common::{DFSchema, ScalarValue};
 use datafusion::execution::SessionStateDefaults;
 use datafusion::execution::disk_manager::{DiskManagerBuilder, DiskManagerMode};
 use datafusion::execution::memory_pool::GreedyMemoryPool;
 use datafusion::execution::runtime_env::RuntimeEnvBuilder;
 use datafusion::execution::session_state::{SessionState, SessionStateBuilder};
+use datafusion::logical_expr::planner::{ExprPlanner, PlannerResult, RawBinaryExpr};
+use datafusion::logical_expr::{Expr, ExprSchemable, lit};
 use datafusion::prelude::SessionConfig;
+use datafusion::sql::sqlparser::ast::BinaryOperator;
 use esker_format::Result;
+use esker_format::schema::time_type;
 
 use super::{distance, errors, rule};
 use crate::filter::guard;
@@ -31,9 +36,11 @@ pub(crate) fn base() -> &'static SessionState {
     BASE.get_or_init(|| {
         let mut functions = SessionStateDefaults::default_scalar_functions();
         functions.extend(distance::functions());
+        let mut planners: Vec<Arc<dyn ExprPlanner>> = vec![Arc::new(Milliseconds)];
+        planners.extend(SessionStateDefaults::default_expr_planners());
         SessionStateBuilder::new()
             .with_config(config())
-            .with_expr_planners(SessionStateDefaults::default_expr_planners())
+            .with_expr_planners(planners)
             .with_scalar_functions(functions)
             .with_higher_order_functions(SessionStateDefaults::default_higher_order_functions())
             .with_aggregate_functions(SessionStateDefaults::default_aggregate_functions())
@@ -83,4 +90,34 @@ fn config() -> SessionConfig {
         parser.recursion_limit = depth;
     }
     config
+}
+
+/// A time compared with a whole number is compared with that many milliseconds since the epoch.
+#[derive(Debug)]
+struct Milliseconds;
+
+impl ExprPlanner for Milliseconds {
+    fn plan_binary_op(
+        &self,
+        mut expr: RawBinaryExpr,
+        schema: &DFSchema,
+    ) -> datafusion::error::Result<PlannerResult<RawBinaryExpr>> {
+        let is_time =
+            |e: &Expr| matches!(e, Expr::Column(_)) && e.get_type(schema).is_ok_and(|t| t == time_type());
+        let time = |e: &Expr| match e {
+            Expr::Literal(ScalarValue::Int64(Some(ms)), _) => {
+                Some(lit(ScalarValue::TimestampMillisecond(Some(*ms), Some("UTC".into()))))
+            }
+            _ => None,
+        };
+        use BinaryOperator::{Eq, Gt, GtEq, Lt, LtEq, NotEq};
+        if matches!(expr.op, Eq | NotEq | Lt | LtEq | Gt | GtEq) {
+            if let (true, Some(right)) = (is_time(&expr.left), time(&expr.right)) {
+                expr.right = right;
+            } else if let (Some(left), true) = (time(&expr.left), is_time(&expr.right)) {
+                expr.left = left;
+            }
+        }
+        Ok(PlannerResult::Original(expr))
+    }
 }

@@ -204,3 +204,50 @@ async fn entries_are_let_go_beyond_a_size() {
     assert_eq!(kept, [true, true, false, false]);
     assert!(known.slots.values().all(|s| s.batches.is_some()));
 }
+
+/// Servers spawn what calls these: every public future must be `Send`. Compiled, never run.
+#[allow(dead_code)]
+fn futures_are_send(store: Store, notes: Arc<Collection>, begun: crate::Begun, snapshot: crate::Snapshot) {
+    fn send<F: Future + Send + 'static>(make: impl FnOnce(Meter) -> F) {
+        drop(make(Meter::new()));
+    }
+    let client = notes.client().clone();
+    let store = Arc::new(store);
+    let (s, c) = (store.clone(), notes.clone());
+    send(|m| async move {
+        drop(s.create(&m, c.name(), settings(), Schema::default()).await);
+        drop(s.begin(&m, c.name()).await);
+        drop(s.list(&m).await);
+        drop(s.drop_collection(&m, c.name()).await);
+    });
+    let c = notes.clone();
+    send(|m| async move {
+        drop(c.append(&m, upsert(1, &[]), true).await);
+        drop(c.finish(&m, begun).await);
+        drop(c.snapshot_newest(&m).await);
+        drop(c.eventual(&m, Duration::ZERO, 0).await);
+        drop(c.as_of(&m, 1).await);
+        drop(c.lookup(&m, &snapshot, &["a"], 0).await);
+    });
+    send(|m| async move {
+        let base = notes.manifest(&m).await?;
+        drop(notes.alter(&m, |_| Ok(None)).await);
+        drop(
+            notes.publish(&m, &base, Token(1), esker_format::register::Publish::default(), Vec::new()).await,
+        );
+        drop(notes.collect(&m, &base, esker_format::manifest::Floors::default()).await);
+        drop(notes.marks(&m).await);
+        Ok::<_, Error>(())
+    });
+    send(|m| async move {
+        drop(crate::doctor::examine(&client, &m).await);
+        drop(client.ranges(&m, &[("a", 0..1)]).await);
+        drop(client.cached_ranges(&m, &[]).await);
+        drop(client.list_all(&m, "").await);
+        drop(client.put_immutable(&m, "a", Bytes::new()).await);
+        let mut upload = client.upload(&m, "a");
+        drop(upload.write(Bytes::new()).await);
+        drop(upload.finish().await);
+        drop(store);
+    });
+}

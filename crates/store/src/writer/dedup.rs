@@ -6,15 +6,13 @@ use std::time::Duration;
 use esker_format::manifest::Manifest;
 use esker_format::wal::Batch;
 use esker_format::{Error, Kind, Result, Seq, Token};
-use futures::{StreamExt, TryStreamExt, stream};
 
 use super::{Appended, DEADLINE, Group, Queued, STALE, forgotten};
+use crate::client::together;
 use crate::collection::{Collection, Known, Slot, live};
 use crate::meter::Meter;
 use crate::tail::TailEntry;
 
-/// Entries read at once.
-const IN_FLIGHT: usize = 64;
 /// Most times the tail is looked for again after a compaction and a collection overtook the reading of it.
 const RESTARTS: u32 = 8;
 
@@ -65,7 +63,7 @@ impl Collection {
             let meter = meter.fork();
             async move { self.read_entry(&meter, *seq, None).await }
         });
-        let read: Vec<Option<Arc<TailEntry>>> = stream::iter(reads).buffered(IN_FLIGHT).try_collect().await?;
+        let read: Vec<Option<Arc<TailEntry>>> = together(reads).await?;
         let complete = read.iter().all(Option::is_some);
         let slots = read.into_iter().flatten().map(|e| (e.seq(), Slot::of(e)));
         self.learn(known.manifest.clone(), None, slots);

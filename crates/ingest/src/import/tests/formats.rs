@@ -208,7 +208,7 @@ fn records(n: usize) -> Vec<Record> {
             ("s".to_owned(), Value::String("text".to_owned())),
         ]
         .into(),
-        expires_at: (i % 2 == 0).then_some(i64::MAX),
+        expires_at: i.is_multiple_of(2).then_some(i64::MAX),
         version: i as i64,
         ..Record::default()
     };

@@ -1,0 +1,210 @@
+//! The engine: reads of collections by name. Handles are cheap; what is immutable is kept between queries.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use esker_format::avro::Decoded;
+use esker_format::keys::Made;
+use esker_format::schema::Schema;
+use esker_format::{CollectionId, Name, Result, Seq, Version};
+use esker_store::{Client, Meter, Store};
+use roaring::RoaringBitmap;
+
+use crate::segment::Segment;
+use crate::tail::Tail;
+
+mod get;
+mod hits;
+mod load;
+mod nearest;
+mod scan;
+mod search;
+mod see;
+mod warm;
+
+pub use get::Stats;
+pub use scan::{ScanRequest, Scanned};
+pub use warm::{Warm, WarmFilter, WarmHit};
+
+/// Segments kept open per collection; those of the newest manifest seen always are.
+const KEPT_SEGMENTS: usize = 64;
+
+/// How the engine reads.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// How old the answer of an eventual read may be.
+    pub staleness: Duration,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Options { staleness: Duration::from_secs(5) }
+    }
+}
+
+/// Reads every collection of a store.
+#[derive(Debug, Clone)]
+pub struct Engine {
+    inner: Arc<Inner>,
+}
+
+#[derive(Debug)]
+pub(crate) struct Inner {
+    store: Arc<Store>,
+    options: Options,
+    states: Mutex<HashMap<CollectionId, Arc<State>>>,
+}
+
+/// A collection, by name. Nothing is asked of the store before the first read.
+#[derive(Debug, Clone)]
+pub struct Reader {
+    inner: Arc<Inner>,
+    name: Name,
+}
+
+impl Engine {
+    /// An engine over the collections of `store`, with the cache and the seams of its client.
+    pub fn new(store: Arc<Store>, options: Options) -> Engine {
+        Engine { inner: Arc::new(Inner { store, options, states: Mutex::default() }) }
+    }
+
+    /// The store.
+    pub fn store(&self) -> &Arc<Store> {
+        &self.inner.store
+    }
+
+    /// A handle of a collection. No request is sent.
+    pub fn collection(&self, name: &Name) -> Reader {
+        Reader { inner: self.inner.clone(), name: name.clone() }
+    }
+
+    /// The names of all collections, sorted.
+    pub async fn names(&self, meter: &Meter) -> Result<Vec<Name>> {
+        let ids = self.inner.store.list(meter).await?;
+        Ok(ids.into_iter().map(|id| id.name().clone()).collect())
+    }
+}
+
+impl Reader {
+    /// The collection's name.
+    pub fn name(&self) -> &Name {
+        &self.name
+    }
+
+    fn client(&self) -> &Client {
+        self.inner.store.client()
+    }
+
+    fn now_ms(&self) -> i64 {
+        self.client().seams().clock.now_ms()
+    }
+}
+
+impl Inner {
+    /// What is kept of a collection.
+    pub fn state(&self, id: &CollectionId) -> Arc<State> {
+        let mut states = self.states.lock().unwrap_or_else(PoisonError::into_inner);
+        states.entry(id.clone()).or_default().clone()
+    }
+}
+
+/// What is kept of one life of a collection between queries: immutable things, and the last tail.
+#[derive(Debug, Default)]
+pub(crate) struct State {
+    kept: Mutex<Kept>,
+}
+
+#[derive(Debug, Default)]
+struct Kept {
+    segments: HashMap<Made, Arc<Segment>>,
+    deletes: HashMap<Made, Arc<RoaringBitmap>>,
+    tail: Option<LastTail>,
+}
+
+#[derive(Debug)]
+struct LastTail {
+    version: Version,
+    position: Seq,
+    schema: Schema,
+    tail: Arc<Tail>,
+    /// Per segment of the manifest, the rows that the tail superseded.
+    superseded: Option<Arc<Vec<RoaringBitmap>>>,
+}
+
+impl State {
+    fn lock(&self) -> MutexGuard<'_, Kept> {
+        self.kept.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub fn segment(&self, made: Made) -> Option<Arc<Segment>> {
+        self.lock().segments.get(&made).cloned()
+    }
+
+    pub fn keep_segment(&self, segment: &Arc<Segment>) {
+        self.lock().segments.insert(segment.made, segment.clone());
+    }
+
+    pub fn deletes(&self, made: Made) -> Option<Arc<RoaringBitmap>> {
+        self.lock().deletes.get(&made).cloned()
+    }
+
+    pub fn keep_deletes(&self, made: Made, deletes: &Arc<RoaringBitmap>) {
+        self.lock().deletes.insert(made, deletes.clone());
+    }
+
+    /// Lets go of what a manifest does not name, once there is much of it.
+    pub fn trim(&self, named: &[esker_format::manifest::Segment]) {
+        let mut kept = self.lock();
+        if kept.segments.len() > KEPT_SEGMENTS {
+            kept.segments.retain(|made, _| named.iter().any(|s| s.made == *made));
+        }
+        if kept.deletes.len() > KEPT_SEGMENTS {
+            kept.deletes.retain(|made, _| named.iter().any(|s| s.deletes.as_ref().is_some_and(|d| d.made == *made)));
+        }
+    }
+
+    /// Ids that the last tail touched.
+    pub fn last_tail_ids(&self) -> usize {
+        self.lock().tail.as_ref().map_or(0, |t| t.tail.ids())
+    }
+
+    /// The tail of a snapshot, worked out once.
+    pub fn tail(
+        &self,
+        id: &CollectionId,
+        version: Version,
+        position: Seq,
+        schema: &Schema,
+        entries: &[Arc<Decoded>],
+    ) -> Result<Arc<Tail>> {
+        if let Some(last) = &self.lock().tail
+            && (last.version, last.position) == (version, position)
+            && last.schema == *schema
+        {
+            return Ok(last.tail.clone());
+        }
+        let tail = Arc::new(Tail::new(id, entries)?);
+        let last = LastTail { version, position, schema: schema.clone(), tail: tail.clone(), superseded: None };
+        self.lock().tail = Some(last);
+        Ok(tail)
+    }
+
+    /// What the tail superseded, if that was worked out.
+    pub fn superseded(&self, version: Version, position: Seq) -> Option<Arc<Vec<RoaringBitmap>>> {
+        let kept = self.lock();
+        let last = kept.tail.as_ref().filter(|t| (t.version, t.position) == (version, position))?;
+        last.superseded.clone()
+    }
+
+    pub fn keep_superseded(&self, version: Version, position: Seq, superseded: &Arc<Vec<RoaringBitmap>>) {
+        if let Some(last) = &mut self.lock().tail
+            && (last.version, last.position) == (version, position)
+        {
+            last.superseded = Some(superseded.clone());
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

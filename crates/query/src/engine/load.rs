@@ -1,0 +1,235 @@
+//! What a read needs of the segments of a manifest, apart from the tail: opened headers, the rows that live and pass
+//! the filter, codes. One wave if `head` had the headers.
+
+use std::sync::Arc;
+
+use esker_format::head::Part as HeadPart;
+use esker_format::manifest;
+use esker_format::segment::deletes;
+use esker_format::{Error, Result};
+use esker_store::{Client, Meter};
+use roaring::RoaringBitmap;
+
+use super::see::Draft;
+use super::Reader;
+use crate::filter::{Filter, Resolved};
+use crate::ranges::{File, Pieces, Shape};
+use crate::search::{Asked, calibration};
+use crate::segment::{Codes, FilterPlan, IdPlane, Rows, Segment, Want};
+
+/// Codes of all segments together up to this many bytes are read whole, without probing (INDEX §2).
+const WHOLE_BYTES: u64 = 4 << 20;
+/// Most bytes of codes of probed leaves that are read before any row was seen.
+const PROBE_BYTES: u64 = 4 << 20;
+/// At least this many leaves are read whatever they cost.
+const LEAST_LEAVES: usize = 8;
+/// Up to this many ids of the tail are compared when candidates are reranked; above, ids are looked up by hash first.
+pub(crate) const FEW_IDS: usize = 32;
+
+/// What a read needs.
+#[derive(Clone, Copy, Default)]
+pub(crate) struct Need<'a> {
+    pub filter: Option<&'a Filter>,
+    /// A filter that is resolved already.
+    pub resolved: Option<&'a Resolved>,
+    pub now_ms: i64,
+    /// Codes for these vectors.
+    pub vectors: &'a [Asked],
+    /// Whether codes are needed at all, even before the vector is known.
+    pub codes: bool,
+    pub min_recall: f32,
+    /// Rows whose id has this hash.
+    pub hashes: &'a [u64],
+}
+
+/// The segments of a manifest, oldest first.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Loaded {
+    pub parts: Vec<Part>,
+    pub filter: Option<Arc<Resolved>>,
+    /// All codes are here.
+    pub whole: bool,
+}
+
+/// A segment as far as it was read.
+#[derive(Debug, Clone)]
+pub(crate) struct Part {
+    pub segment: Arc<Segment>,
+    pub deletes: Option<Arc<RoaringBitmap>>,
+    /// Rows that live (as far as the segment knows), have not expired and pass the filter.
+    pub rows: Rows,
+    pub plan: FilterPlan,
+    pub codes: Arc<Codes>,
+    /// For tails of many ids.
+    pub idplane: Option<Arc<IdPlane>>,
+    /// Rows per hash asked for.
+    pub located: Vec<Vec<u32>>,
+}
+
+impl Part {
+    /// Whether the segment says that a row lives. The tail may say otherwise.
+    pub fn lives(&self, ordinal: u32) -> bool {
+        self.deletes.as_ref().is_none_or(|d| !d.contains(ordinal))
+    }
+}
+
+impl Reader {
+    /// Opens the segments of a draft and reads what is needed of them.
+    pub(crate) async fn load(&self, draft: Draft, need: Need<'_>) -> Result<Loaded> {
+        let settings = &draft.manifest.settings;
+        let filter = match (need.resolved, need.filter) {
+            (Some(resolved), _) => Some(Arc::new(resolved.clone())),
+            (None, Some(filter)) => Some(Arc::new(filter.resolve(settings, &draft.schema)?)),
+            (None, None) => None,
+        };
+        let segments = self.open_all(&draft).await?;
+        let whole = reads_whole(&segments, need.min_recall);
+        let leaves = if whole || need.vectors.is_empty() {
+            vec![Vec::new(); segments.len()]
+        } else {
+            first_leaves(&segments, need.vectors, need.min_recall)
+        };
+        let row_bytes = 4 * u64::from(settings.dimension) + 64;
+        let many_ids = draft.tail_bytes / row_bytes > FEW_IDS as u64 || draft.state.last_tail_ids() > FEW_IDS;
+        let reads = segments.iter().enumerate().map(|(i, segment)| {
+            let want = match (need.codes, whole) {
+                (true, true) => Some(Want::All),
+                (true, false) if !leaves[i].is_empty() => Some(Want::Leaves(&leaves[i])),
+                _ => None,
+            };
+            let meta = &draft.manifest.segments[i];
+            let (draft, filter) = (&draft, filter.as_deref());
+            async move {
+                let hold = segment.is_held();
+                let meters: [Meter; 6] = std::array::from_fn(|_| draft.meter.fork());
+                let [d, a, c, p, s, h] = &meters;
+                let client = self.client();
+                let answer = segment.answer(client, a, &draft.id, &draft.schema, filter, need.now_ms);
+                let (deletes, answer, codes, idplane, (), located) = futures::try_join!(
+                    self.deletes(draft, d, meta, draft.parts[i].as_ref()),
+                    answer,
+                    read_codes(client, c, segment, want),
+                    read_idplane(client, p, segment, want.filter(|_| many_ids && !hold)),
+                    segment.read_payload_sizes(client, s, &leaves[i]),
+                    segment.rows_of_hashes(client, h, need.hashes),
+                )?;
+                let rows = match &deletes {
+                    Some(deletes) => answer.rows.without(segment.row_count(), deletes),
+                    None => answer.rows,
+                };
+                let segment = segment.clone();
+                Ok::<_, Error>(Part { segment, deletes, rows, plan: answer.plan, codes, idplane, located })
+            }
+        });
+        let parts = futures::future::try_join_all(reads).await?;
+        Ok(Loaded { parts, filter, whole })
+    }
+
+    /// The opened segments of a manifest: no request for those that are known or whose header `head` had.
+    async fn open_all(&self, draft: &Draft) -> Result<Vec<Arc<Segment>>> {
+        let opens = draft.manifest.segments.iter().zip(&draft.parts).map(|(meta, part)| {
+            let meter = draft.meter.fork();
+            async move {
+                if let Some(segment) = draft.state.segment(meta.made) {
+                    return Ok(segment);
+                }
+                let (keys, settings) = (draft.collection.keys(), &draft.manifest.settings);
+                let segment =
+                    Segment::open(self.client(), &meter, keys, meta, settings, part.as_ref()).await?;
+                draft.state.keep_segment(&segment);
+                Ok::<_, Error>(segment)
+            }
+        });
+        futures::future::try_join_all(opens).await
+    }
+
+    async fn deletes(
+        &self,
+        draft: &Draft,
+        meter: &Meter,
+        meta: &manifest::Segment,
+        part: Option<&HeadPart>,
+    ) -> Result<Option<Arc<RoaringBitmap>>> {
+        let Some(named) = &meta.deletes else { return Ok(None) };
+        if let Some(known) = draft.state.deletes(named.made) {
+            return Ok(Some(known));
+        }
+        let file = File::new(draft.collection.keys().deletes(named.made));
+        let decode = |bytes: &bytes::Bytes| {
+            let found = deletes::decode_all(file.key(), bytes)?;
+            let fits = found.len() == named.count && found.max().is_none_or(|m| u64::from(m) < meta.rows);
+            if fits { Ok(Arc::new(found)) } else { Err(Error::corrupt(file.key(), "it marks other rows")) }
+        };
+        let found = match part.and_then(|p| p.deletes.as_ref()).and_then(|b| decode(b).ok()) {
+            Some(found) => found,
+            None => {
+                let whole = 0..named.size;
+                let take = |pieces: &Pieces| decode(&pieces.bytes(&whole)?);
+                file.read(self.client(), meter, std::slice::from_ref(&whole), Shape::AsGiven, take).await?
+            }
+        };
+        draft.state.keep_deletes(named.made, &found);
+        Ok(Some(found))
+    }
+}
+
+async fn read_codes(
+    client: &Client,
+    meter: &Meter,
+    segment: &Segment,
+    want: Option<Want<'_>>,
+) -> Result<Arc<Codes>> {
+    match want {
+        Some(want) => segment.read_codes(client, meter, want).await,
+        None => Ok(segment.held_codes().cloned().unwrap_or_default()),
+    }
+}
+
+async fn read_idplane(
+    client: &Client,
+    meter: &Meter,
+    segment: &Segment,
+    want: Option<Want<'_>>,
+) -> Result<Option<Arc<IdPlane>>> {
+    match want {
+        Some(want) => Ok(Some(Arc::new(segment.read_idplane(client, meter, want).await?))),
+        None => Ok(None),
+    }
+}
+
+/// Whether all codes are read: they are few, are held anyway, or the recall is beyond what leaves were calibrated for.
+pub(crate) fn reads_whole(segments: &[Arc<Segment>], min_recall: f32) -> bool {
+    let missing = segments.iter().filter(|s| s.held_codes().is_none());
+    let total: u64 = segments.iter().map(|s| s.code_bytes()).sum();
+    missing.count() == 0 || total <= WHOLE_BYTES || min_recall > esker_index::RECALLS[3] + 1e-6
+}
+
+/// The leaves of each segment to read before any row was seen: those whose score is within δ of the best, best first
+/// as far as the budget goes.
+pub(crate) fn first_leaves(segments: &[Arc<Segment>], asked: &[Asked], min_recall: f32) -> Vec<Vec<u32>> {
+    let mut wanted: Vec<Vec<u32>> = vec![Vec::new(); segments.len()];
+    for asked in asked {
+        let mut order: Vec<(f32, f32, usize, u32)> = Vec::new();
+        for (i, segment) in segments.iter().enumerate() {
+            let reach = calibration(segment, min_recall).delta;
+            let scores = segment.centroids.scores(asked.metric, &asked.vector);
+            order.extend(scores.into_iter().zip(0u32..).map(|(score, leaf)| (score, reach, i, leaf)));
+        }
+        order.sort_unstable_by(|a, b| b.0.total_cmp(&a.0).then((a.2, a.3).cmp(&(b.2, b.3))));
+        let best = order.first().map_or(0.0, |first| first.0);
+        let mut bytes = 0;
+        for (taken, (score, reach, i, leaf)) in order.into_iter().enumerate() {
+            let header = &segments[i].header;
+            bytes += header.leaf_groups(leaf).len() as u64 * u64::from(header.facts().group_bytes);
+            if taken >= LEAST_LEAVES && (score < best - reach || bytes > PROBE_BYTES) {
+                break;
+            }
+            wanted[i].push(leaf);
+        }
+    }
+    for leaves in &mut wanted {
+        leaves.sort_unstable();
+        leaves.dedup();
+    }
+    wanted
+}
