@@ -2,7 +2,7 @@
 use arrow::array::*;
 use arrow::datatypes::*;
 use esker_compactor::*;
-use esker_format::schema::{self, *};
+use esker_format::schema::{self, Schema, *};
 use esker_format::{CollectionId, Name};
 use std::sync::Arc;
 fn main() {

@@ -1,14 +1,18 @@
 //! The only creator of segments and the only deleter.
 //!
-//! A compaction folds the tail and merges small segments in one commit: [`mod@fold`] decides which rows of the tail
-//! survive, [`build`] turns rows into a segment.
+//! A compaction ([`Compactor`]) folds the tail and merges small segments in one commit: [`mod@fold`] decides which rows
+//! of the tail survive, `marks` which rows of older segments they replace, [`build`] turns rows into a segment, and
+//! [`compact`] holds the order of it all.
 
 pub mod build;
+pub mod compact;
 #[cfg(test)]
 mod fixture;
 pub mod fold;
+mod marks;
 mod parallel;
 mod versions;
 
 pub use build::{BuildOptions, BuiltSegment, Target, build_segment};
+pub use compact::{Compactor, Listener, Options, Progress, Report, Stage};
 pub use fold::{Folded, Touched, fold};

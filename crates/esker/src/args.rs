@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
 use esker_format::schema::{Metric, VectorType};
 
@@ -12,10 +13,17 @@ use esker_format::schema::{Metric, VectorType};
 #[command(name = "esker", version, after_help = "Start here:\n  esker demo")]
 pub struct Args {
     /// Where the data is: a path, file://…, memory: or s3://bucket/prefix (standard AWS_* variables) [default: ./esker-data]
-    #[arg(long, global = true, env = "ESKER_STORE", value_name = "URL")]
+    #[arg(long, global = true, env = "ESKER_STORE", value_name = "URL", help_heading = "Global options")]
     pub store: Option<String>,
-    /// How results are printed on stdout
-    #[arg(long, global = true, value_enum, default_value = "text")]
+    /// How results are printed on stdout: text (for people) or json (for programs)
+    #[arg(
+        long,
+        global = true,
+        value_enum,
+        default_value = "text",
+        hide_possible_values = true,
+        help_heading = "Global options"
+    )]
     pub format: Format,
     #[command(subcommand)]
     pub command: Command,
@@ -24,24 +32,32 @@ pub struct Args {
 /// How results are printed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum Format {
-    /// For people
     Text,
-    /// For programs
     Json,
+}
+
+fn metrics() -> impl TypedValueParser<Value = Metric> {
+    PossibleValuesParser::new(["cosine", "l2", "dot"]).try_map(|text| text.parse())
+}
+
+fn vector_types() -> impl TypedValueParser<Value = VectorType> {
+    PossibleValuesParser::new(["f32", "f16"]).try_map(|text| text.parse())
 }
 
 #[derive(Debug, Subcommand)]
 pub enum Command {
     /// A complete tour: create, import, compact, search, filter, SQL
-    #[command(after_help = "Example:\n  esker demo\n\nWithout --store it uses a fresh temporary directory and removes it.")]
+    #[command(
+        after_help = "Example:\n  esker demo\n\nWithout --store it uses a fresh temporary directory and removes it."
+    )]
     Demo(Demo),
     /// Create, list, describe or drop collections
     #[command(subcommand)]
     Collection(Collection),
     /// Import a Parquet, Arrow IPC, NDJSON or Avro file
     #[command(after_help = "Example:\n  esker import notes.parquet --into notes\n\n\
-        Creates the collection if need be and prints what it inferred and why. Run the same command again after an\n\
-        interruption: batches that are there already are not written twice.")]
+        Creates the collection if need be and prints what it inferred and why. Run the same command again\n\
+        after an interruption: batches that are there already are not written twice.")]
     Import(Import),
     /// Write a collection to a Parquet, Arrow IPC (.arrow) or NDJSON file
     #[command(after_help = "Example:\n  esker export notes notes.parquet --filter \"topic = 'music'\"")]
@@ -78,7 +94,8 @@ pub enum Command {
     Segment(Segment),
     /// Check that the store keeps the promises Esker rests on, and record the verdict
     #[command(after_help = "Example:\n  esker doctor --store s3://bucket/prefix\n\n\
-        Races creates, lists, ranges and conditional reads under doctor/. Collections are not created in a store that failed.")]
+        Races creates, lists, ranges and conditional reads under doctor/. Collections are not created in\n\
+        a store that failed.")]
     Doctor,
 }
 
@@ -100,10 +117,10 @@ pub enum Collection {
         #[arg(long)]
         dimension: u32,
         /// cosine, l2 or dot
-        #[arg(long, default_value = "cosine")]
+        #[arg(long, default_value = "cosine", value_parser = metrics(), hide_possible_values = true)]
         metric: Metric,
         /// f32 (lossless) or f16 (half the size)
-        #[arg(long, default_value = "f32")]
+        #[arg(long, default_value = "f32", value_parser = vector_types(), hide_possible_values = true)]
         vector_type: VectorType,
         /// Declare a metadata column: name=boolean|int|float|string|strings. Columns appear by themselves otherwise
         #[arg(long = "column", value_name = "NAME=TYPE")]
@@ -142,11 +159,11 @@ pub struct Import {
     /// Leave this column out
     #[arg(long = "skip-column", value_name = "COLUMN")]
     pub skip_columns: Vec<String>,
-    /// Metric of a collection that is created [default: inferred]
-    #[arg(long)]
+    /// Metric of a collection that is created: cosine, l2 or dot [default: inferred]
+    #[arg(long, value_parser = metrics(), hide_possible_values = true)]
     pub metric: Option<Metric>,
-    /// Vector type of a collection that is created [default: inferred]
-    #[arg(long)]
+    /// Vector type of a collection that is created: f32 or f16 [default: inferred]
+    #[arg(long, value_parser = vector_types(), hide_possible_values = true, value_name = "TYPE")]
     pub vector_type: Option<VectorType>,
     /// Compact when the import is done
     #[arg(long)]

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use esker_format::{Name, Result};
+use esker_format::{Kind, Name, Result};
 use esker_store::{Client, Location, MokaCache, Seams, Store, StoreEnv, open};
 use tracing_subscriber::EnvFilter;
 
@@ -24,11 +24,14 @@ fn environment() -> StoreEnv {
 }
 
 /// The store at `url`. `create`: a directory that does not exist is made.
-pub fn open_store(url: &str, create: bool) -> Result<Store> {
+pub fn open_store(url: &str, create: bool) -> Result<Arc<Store>> {
     let location = Location::parse(url)?;
-    let backend = open(&location, &environment(), create)?;
+    let backend = open(&location, &environment(), create).map_err(|e| match e.kind() {
+        Kind::NotFound => e.with_hint("import, collection create, doctor and demo make a store"),
+        _ => e,
+    })?;
     let client = Client::new(backend, Seams::system()).with_cache(Arc::new(MokaCache::new(CACHE_BYTES)));
-    Ok(Store::new(client))
+    Ok(Arc::new(Store::new(client)))
 }
 
 /// A collection's name as an argument.

@@ -205,7 +205,7 @@ impl CollectionSink {
     }
 }
 
-#[async_trait(?Send)]
+#[async_trait]
 impl BatchSink for CollectionSink {
     async fn append(&self, batch: PendingBatch, summary: &Summary) -> Result<Appended> {
         let bytes = batch.bytes() as u64;

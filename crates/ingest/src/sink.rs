@@ -15,8 +15,8 @@ pub struct Appended {
 }
 
 /// Takes the batches of one collection, several at a time.
-#[async_trait(?Send)]
-pub trait BatchSink {
+#[async_trait]
+pub trait BatchSink: Send + Sync {
     /// Makes a batch durable and visible, widening the collection's columns first when `summary` asks for it. A batch
     /// whose token is known is answered as it was the first time.
     async fn append(&self, batch: PendingBatch, summary: &Summary) -> Result<Appended>;

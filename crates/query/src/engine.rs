@@ -16,15 +16,15 @@ use crate::tail::Tail;
 
 mod get;
 mod hits;
-mod load;
-mod nearest;
-mod scan;
+pub(crate) mod load;
+pub(crate) mod nearest;
+pub(crate) mod scan;
 mod search;
-mod see;
+pub(crate) mod see;
 mod warm;
 
 pub use get::Stats;
-pub use scan::{ScanRequest, Scanned};
+pub use scan::{ScanRequest, Scanned, table_schema};
 pub use warm::{Warm, WarmFilter, WarmHit};
 
 /// Segments kept open per collection; those of the newest manifest seen always are.
@@ -35,11 +35,14 @@ const KEPT_SEGMENTS: usize = 64;
 pub struct Options {
     /// How old the answer of an eventual read may be.
     pub staleness: Duration,
+    /// Codes of all segments together up to this many bytes are read whole, above that those of the leaves worth probing
+    /// (INDEX §2).
+    pub whole_codes: u64,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Options { staleness: Duration::from_secs(5) }
+        Options { staleness: Duration::from_secs(5), whole_codes: 4 << 20 }
     }
 }
 
@@ -92,7 +95,7 @@ impl Reader {
         &self.name
     }
 
-    fn client(&self) -> &Client {
+    pub(crate) fn client(&self) -> &Client {
         self.inner.store.client()
     }
 
@@ -160,7 +163,8 @@ impl State {
             kept.segments.retain(|made, _| named.iter().any(|s| s.made == *made));
         }
         if kept.deletes.len() > KEPT_SEGMENTS {
-            kept.deletes.retain(|made, _| named.iter().any(|s| s.deletes.as_ref().is_some_and(|d| d.made == *made)));
+            kept.deletes
+                .retain(|made, _| named.iter().any(|s| s.deletes.as_ref().is_some_and(|d| d.made == *made)));
         }
     }
 
@@ -185,7 +189,8 @@ impl State {
             return Ok(last.tail.clone());
         }
         let tail = Arc::new(Tail::new(id, entries)?);
-        let last = LastTail { version, position, schema: schema.clone(), tail: tail.clone(), superseded: None };
+        let last =
+            LastTail { version, position, schema: schema.clone(), tail: tail.clone(), superseded: None };
         self.lock().tail = Some(last);
         Ok(tail)
     }

@@ -20,11 +20,12 @@ use std::ops::ControlFlow;
 use arrow::array::{BooleanArray, RecordBatch};
 use arrow::datatypes::DataType;
 use datafusion::common::tree_node::{Transformed, TreeNode, TreeNodeRecursion};
-use datafusion::common::{Column, DataFusionError, SchemaError};
+use datafusion::common::{Column, DataFusionError, ScalarValue, SchemaError};
 use datafusion::logical_expr::simplify::SimplifyContext;
-use datafusion::logical_expr::{BinaryExpr, Expr, ExprSchemable, Operator, Volatility};
+use datafusion::logical_expr::{BinaryExpr, Expr, ExprSchemable, Operator, Volatility, lit};
 use datafusion::optimizer::simplify_expressions::ExprSimplifier;
 use datafusion::sql::sqlparser::ast::ExprWithAlias;
+use datafusion::sql::unparser::Unparser;
 use esker_format::schema::{Schema, Settings};
 use esker_format::segment::attributes::{Literal, Predicate};
 use esker_format::{Error, Result};
@@ -79,7 +80,7 @@ impl Filter {
                 format!("the filter has {} bytes, the limit is {limit}", text.len()),
             ));
         }
-        Ok(Filter { source: Source::Json(Box::new(balance(expr))), text })
+        Ok(Filter { source: Source::Json(Box::new(normal(expr, false, &Ok)?)), text })
     }
 
     /// What the caller wrote.
@@ -129,13 +130,18 @@ impl Resolved {
         let schema = columns.planning()?;
         let expr = unqualified(expr).map_err(bad)?;
         check(&expr, &columns)?;
-        let mut expr = align::align(balance(expr), &columns)?;
         let simplifier =
             ExprSimplifier::new(SimplifyContext::builder().with_schema(schema.clone().into()).build());
-        expr = simplifier.coerce(expr, &schema).and_then(|e| simplifier.simplify(e)).map_err(bad)?;
-        // Simplifying folds constants such as 1 + 0.5, which only now are literals.
-        expr = balance(align::align(expr, &columns)?);
-        expr = simplifier.coerce(expr, &schema).map_err(bad)?;
+        let term = |e: Expr| {
+            let e = simplifier.coerce(align::align(e, &columns)?, &schema);
+            let e = e.and_then(|e| simplifier.simplify(e)).map_err(bad)?;
+            // Simplifying folds constants such as 1 + 0.5, which only now are literals.
+            Ok(match simplifier.coerce(align::align(e, &columns)?, &schema).map_err(bad)? {
+                Expr::Literal(value, _) if value.is_null() => lit(ScalarValue::Boolean(None)),
+                e => e,
+            })
+        };
+        let expr = normal(expr, false, &term)?;
         match expr.get_type(&schema).map_err(bad)? {
             DataType::Boolean | DataType::Null => {}
             other => {
@@ -196,7 +202,10 @@ impl Part {
 
 impl std::fmt::Display for Resolved {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{}", self.expr.human_display())
+        match Unparser::default().with_pretty(true).expr_to_sql(&self.expr) {
+            Ok(sql) => write!(f, "{sql}"),
+            Err(_) => write!(f, "{}", self.expr.human_display()),
+        }
     }
 }
 
@@ -267,16 +276,34 @@ fn allowed(expr: &Expr, columns: &Columns) -> ControlFlow<Error> {
     }
 }
 
-/// Chains of AND and OR as balanced trees, so that evaluating 256 terms recurses 8 deep and not 256.
-fn balance(expr: Expr) -> Expr {
+/// Negations at the leaves, chains of AND and OR as balanced trees, and every term passed through `leaf`.
+///
+/// Balanced, evaluating 256 terms recurses 8 deep and not 256. Terms are simplified one by one because the planner's
+/// simplifier forgets nulls where it merges them: to it, `c NOT IN (1) OR c NOT IN (2)` is true.
+fn normal(expr: Expr, negated: bool, leaf: &dyn Fn(Expr) -> Result<Expr>) -> Result<Expr> {
     match expr {
         Expr::BinaryExpr(BinaryExpr { op: op @ (Operator::And | Operator::Or), .. }) => {
-            let operands = lower::chain(&expr, op).into_iter().map(|e| balance(e.clone())).collect();
-            halves(operands, op)
+            let operands = lower::chain(&expr, op)
+                .into_iter()
+                .map(|e| normal(e.clone(), negated, leaf))
+                .collect::<Result<Vec<_>>>()?;
+            Ok(join(operands, if (op == Operator::And) == negated { Operator::Or } else { Operator::And }))
         }
-        Expr::Not(inner) => Expr::Not(Box::new(balance(*inner))),
-        other => other,
+        Expr::Not(inner) => normal(*inner, !negated, leaf),
+        term if negated => leaf(Expr::Not(Box::new(term))),
+        term => leaf(term),
     }
+}
+
+/// Joins terms without those that decide nothing, or as the one that decides all.
+fn join(mut operands: Vec<Expr>, op: Operator) -> Expr {
+    let neutral = op == Operator::And;
+    let is = |e: &Expr, value| matches!(e, Expr::Literal(ScalarValue::Boolean(Some(v)), _) if *v == value);
+    if operands.iter().any(|e| is(e, !neutral)) {
+        return lit(!neutral);
+    }
+    operands.retain(|e| !is(e, neutral));
+    if operands.is_empty() { lit(neutral) } else { halves(operands, op) }
 }
 
 fn halves(mut operands: Vec<Expr>, op: Operator) -> Expr {

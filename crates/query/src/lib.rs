@@ -1,4 +1,21 @@
-//! Snapshot, tail, index search, SQL.
+//! Snapshot, tail, index search, SQL: everything that reads.
+//!
+//! [`Engine`] reads collections by name: [`Reader::search`], [`Reader::get`], [`Reader::scan`], [`Reader::count`]. A search
+//! sees a strong snapshot, opens its segments, finds candidates by their codes and measures these exactly, together
+//! with the whole tail. [`filter`] says which rows may be found, [`sql`] plans queries over [`Engine::catalog`].
 
+mod engine;
 pub mod filter;
+mod ranges;
+mod search;
+mod segment;
 pub mod sql;
+mod table;
+mod tail;
+
+pub use engine::{
+    Engine, Options, Reader, ScanRequest, Scanned, Stats, Warm, WarmFilter, WarmHit, table_schema,
+};
+pub use filter::Filter;
+pub use search::{Consistency, Explain, Hit, Search, SearchReply, SegmentExplain};
+pub use segment::FilterPlan;

@@ -10,6 +10,7 @@ mod request;
 use esker_format::segment::index::Calibration;
 use esker_index::{CodeQuery, Exact, LeafTerm, Metric};
 
+pub(crate) use request::check_vector;
 pub use request::{Consistency, Explain, Hit, Search, SearchReply, SegmentExplain};
 
 use crate::segment::Segment;
@@ -28,6 +29,12 @@ pub(crate) struct Asked {
     pub metric: Metric,
     pub vector: Vec<f32>,
     pub exact: Exact,
+}
+
+impl std::fmt::Debug for Asked {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Asked({}, {} dimensions)", self.metric, self.vector.len())
+    }
 }
 
 impl Asked {

@@ -24,7 +24,6 @@ mod ids;
 mod rows;
 
 pub use answer::FilterPlan;
-pub(crate) use answer::Answer;
 pub(crate) use codes::{Codes, IdPlane, Want};
 pub(crate) use columns::vector_array;
 pub(crate) use ids::Hashed;
@@ -37,7 +36,6 @@ pub(crate) struct Segment {
     pub header: Header,
     pub index: File,
     pub rows: File,
-    pub metric: Metric,
     pub centroids: Centroids,
     pub rotation: Rotation,
     /// All codes, once they were read.
@@ -78,7 +76,7 @@ impl Segment {
             None => {
                 let range = 0..meta.header_size;
                 let take = |p: &Pieces| parse(p.bytes(&range)?);
-                index.read(client, meter, &[range.clone()], Shape::AsGiven, take).await?
+                index.read(client, meter, std::slice::from_ref(&range), Shape::AsGiven, take).await?
             }
         };
         let (facts, own) = (header.facts(), header.settings());
@@ -86,18 +84,13 @@ impl Segment {
             return Err(Error::corrupt(index.key(), "it is the index of another segment"));
         }
         let dimension = own.dimension as usize;
-        let centroids = Centroids::decode(
-            facts.centroid_bits,
-            facts.leaves as usize,
-            dimension,
-            &header.centroids(),
-        )
-        .map_err(|e| Error::corrupt(index.key(), e))?;
+        let centroids =
+            Centroids::decode(facts.centroid_bits, facts.leaves as usize, dimension, &header.centroids())
+                .map_err(|e| Error::corrupt(index.key(), e))?;
         let segment = Segment {
             made: meta.made,
             index,
             rows: File::new(keys.rows(meta.made)),
-            metric: metric(own.metric),
             centroids,
             rotation: Rotation::new(facts.rotation_seed, dimension),
             codes: OnceLock::new(),
@@ -171,14 +164,6 @@ impl Rows {
         }
     }
 
-    /// The rows that are in both.
-    pub fn and(&self, o: &Rows) -> Rows {
-        match (self, o) {
-            (Rows::All, other) | (other, Rows::All) => other.clone(),
-            (Rows::Only(a), Rows::Only(b)) => Rows::Only(a & b),
-        }
-    }
-
     /// Without these.
     pub fn without(self, rows: u32, gone: &RoaringBitmap) -> Rows {
         match self {
@@ -192,14 +177,6 @@ impl Rows {
         match self {
             Rows::All => range.collect(),
             Rows::Only(only) => only.range(range).collect(),
-        }
-    }
-
-    /// Whether a row is among them.
-    pub fn contains(&self, ordinal: u32) -> bool {
-        match self {
-            Rows::All => true,
-            Rows::Only(only) => only.contains(ordinal),
         }
     }
 }

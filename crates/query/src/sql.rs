@@ -26,8 +26,9 @@ use datafusion::execution::session_state::SessionState;
 use datafusion::logical_expr::LogicalPlan;
 use datafusion::physical_plan::{ExecutionPlan, execute_stream};
 use datafusion::prelude::SQLOptions;
-use datafusion::sql::parser::Statement;
+use datafusion::sql::parser::{DFParserBuilder, Statement};
 use datafusion::sql::sqlparser::ast;
+use datafusion::sql::sqlparser::dialect::GenericDialect;
 use esker_format::schema::{Schema, Settings};
 use esker_format::{Error, Kind, Result};
 use futures::TryStreamExt;
@@ -152,13 +153,29 @@ fn invalid(e: datafusion::error::DataFusionError) -> Error {
 
 /// One statement, and only one that reads.
 fn parse(text: &str) -> Result<Statement> {
-    let statement = session::base().sql_to_statement(text, &session::DIALECT).map_err(invalid)?;
+    let mut statements = DFParserBuilder::new(text)
+        .with_dialect(&GenericDialect {})
+        .with_recursion_limit(guard::PARSER_DEPTH)
+        .build()
+        .and_then(|mut parser| parser.parse_statements())
+        .map_err(invalid)?;
+    let statement = match (statements.pop_front(), statements.len()) {
+        (Some(statement), 0) => statement,
+        (None, _) => return Err(Error::invalid("query", "the query is empty")),
+        (Some(_), more) => {
+            return Err(Error::invalid("query", format!("the text has {} statements, send one", more + 1)));
+        }
+    };
     if reads(&statement) {
         return Ok(statement);
     }
     let verb = text.split_whitespace().next().unwrap_or_default().to_uppercase();
-    let refused = Error::invalid("query", format!("SQL is read-only: {verb} is not a query"));
-    Err(refused.with_hint("SELECT, WITH, VALUES and EXPLAIN are; records are written by upsert and import"))
+    Err(read_only(format!("{verb} is not a query")))
+}
+
+fn read_only(why: String) -> Error {
+    Error::invalid("query", format!("SQL is read-only: {why}"))
+        .with_hint("SELECT, WITH, VALUES and EXPLAIN are accepted; records are written by upsert and import")
 }
 
 fn reads(statement: &Statement) -> bool {

@@ -87,11 +87,6 @@ impl Tail {
         &self.entries[entry as usize].rows
     }
 
-    /// Number of entries.
-    pub fn entries(&self) -> u32 {
-        self.entries.len() as u32
-    }
-
     /// The newest rows that pass the filter and have not expired, oldest first.
     pub fn rows(&self, filter: Option<&Resolved>, now_ms: i64) -> Result<Vec<TailRow>> {
         let masks = match filter {

@@ -66,7 +66,8 @@ fn threads() -> usize {
 fn explore(out: &mut impl std::io::Write, name: &str, protocol: Protocol) -> std::io::Result<bool> {
     writeln!(out, "{name}: {protocol:?}")?;
     let started = started();
-    let checker = protocol.checker().threads(threads()).spawn_bfs().join();
+    // Depth first keeps fingerprints only; breadth first would keep a whole generation of states.
+    let checker = protocol.checker().threads(threads()).spawn_dfs().join();
     let seconds = started.elapsed().as_secs_f64();
     let (unique, all, depth) = (checker.unique_state_count(), checker.state_count(), checker.max_depth());
     writeln!(out, "{name}: {unique} states ({all} with repeats), depth {depth}, {seconds:.1} s")?;

@@ -1,6 +1,7 @@
 //! The suites that need more than one crate, in one binary.
 
 mod conformance;
+mod crash;
 mod fault;
 mod model;
 mod s3;

@@ -5,6 +5,7 @@ use esker_format::{Error, Result};
 use esker_store::{Meter, Snapshot, Store};
 use serde_json::json;
 
+use super::known;
 use crate::args::Collection;
 use crate::output::{Output, bytes, table};
 use crate::settings::{name, open_store};
@@ -13,19 +14,26 @@ pub async fn run(verb: Collection, store: &str, output: &Output) -> Result<()> {
     match verb {
         Collection::Create { name, dimension, metric, vector_type, columns } => {
             let settings = Settings { dimension, metric, vector_type };
-            create(&open_store(store, true)?, &name, settings, &columns, output).await
+            create(open_store(store, true)?.as_ref(), &name, settings, &columns, output).await
         }
-        Collection::List => list(&open_store(store, false)?, output).await,
-        Collection::Describe { name } => describe(&open_store(store, false)?, &name, output).await,
+        Collection::List => list(open_store(store, false)?.as_ref(), output).await,
+        Collection::Describe { name } => describe(open_store(store, false)?.as_ref(), &name, output).await,
         Collection::Drop { name: text } => {
-            open_store(store, false)?.drop_collection(&Meter::new(), &name(&text)?).await?;
+            let (store, name) = (open_store(store, false)?, name(&text)?);
+            known(&store, &name, store.drop_collection(&Meter::new(), &name).await).await?;
             output.result(&json!({"dropped": text}), || format!("dropped {text}"));
             Ok(())
         }
     }
 }
 
-async fn create(store: &Store, text: &str, settings: Settings, columns: &[String], output: &Output) -> Result<()> {
+async fn create(
+    store: &Store,
+    text: &str,
+    settings: Settings,
+    columns: &[String],
+    output: &Output,
+) -> Result<()> {
     let schema = Schema { columns: columns.iter().map(|c| column(c)).collect::<Result<_>>()? };
     let made = store.create(&Meter::new(), &name(text)?, settings.clone(), schema).await?;
     output.result(&json!({"created": text, "id": made.id(), "settings": settings}), || {
@@ -38,7 +46,9 @@ async fn create(store: &Store, text: &str, settings: Settings, columns: &[String
 /// `name=type`.
 fn column(text: &str) -> Result<Column> {
     let Some((name, kind)) = text.split_once('=') else {
-        return Err(Error::invalid("column", format!("`{text}` is not NAME=TYPE")).with_hint("for example year=int"));
+        return Err(
+            Error::invalid("column", format!("`{text}` is not NAME=TYPE")).with_hint("for example year=int")
+        );
     };
     Ok(Column { name: name.to_owned(), kind: kind.parse()?, wide: false })
 }
@@ -77,7 +87,8 @@ async fn list(store: &Store, output: &Output) -> Result<()> {
 
 async fn describe(store: &Store, text: &str, output: &Output) -> Result<()> {
     let meter = Meter::new();
-    let collection = store.collection(&meter, &name(text)?).await?;
+    let id = name(text)?;
+    let collection = known(store, &id, store.collection(&meter, &id).await).await?;
     let snapshot = collection.snapshot(&meter).await?;
     let m = &snapshot.manifest;
     let tail_bytes: u64 = snapshot.tail.iter().map(|t| t.entry.bytes).sum();
@@ -92,7 +103,12 @@ async fn describe(store: &Store, text: &str, output: &Output) -> Result<()> {
         let mut lines = vec![
             format!("{text} ({})", m.collection),
             format!("  vectors   {} × {}, {}", s.dimension, s.vector_type, s.metric),
-            format!("  indexed   {} rows in {} segments, up to entry {}", m.live_rows(), m.segments.len(), m.watermark),
+            format!(
+                "  indexed   {} rows in {} segments, up to entry {}",
+                m.live_rows(),
+                m.segments.len(),
+                m.watermark
+            ),
             format!(
                 "  tail      {} rows in {} entries, {}",
                 tail_rows(&snapshot),
@@ -102,7 +118,8 @@ async fn describe(store: &Store, text: &str, output: &Output) -> Result<()> {
             format!("  position  {} (manifest {})", snapshot.position, m.version),
             "  columns".to_owned(),
         ];
-        lines.extend(snapshot.schema.columns.iter().map(|c| format!("    {:16} {}", c.name, c.kind.as_str())));
+        lines
+            .extend(snapshot.schema.columns.iter().map(|c| format!("    {:16} {}", c.name, c.kind.as_str())));
         lines.join("\n")
     });
     Ok(())

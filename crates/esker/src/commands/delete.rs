@@ -1,13 +1,13 @@
 //! `esker delete`.
 
 use std::io::BufRead;
-use std::sync::Arc;
 
 use esker_format::{Error, Result, limits};
 use esker_ingest::Ingest;
 use esker_store::Meter;
 use serde_json::json;
 
+use super::known;
 use crate::args::Delete;
 use crate::output::{Output, cost_line, count, io_json};
 use crate::settings::{name, open_store};
@@ -15,16 +15,20 @@ use crate::settings::{name, open_store};
 pub async fn run(args: Delete, url: &str, output: &Output) -> Result<()> {
     let collection = name(&args.collection)?;
     let ids = ids(args.ids)?;
-    let store = Arc::new(open_store(url, false)?);
+    let store = open_store(url, false)?;
     let (ingest, meter) = (Ingest::new(store.clone()), Meter::new());
     let clock = store.client().seams().clock.clone();
     let (start, mut position) = (clock.elapsed(), 0);
     for batch in ids.chunks(limits::BATCH_ROWS) {
-        position = ingest.delete(&meter, &collection, batch, None).await?.position;
+        let done = ingest.delete(&meter, &collection, batch, None).await;
+        position = known(&store, &collection, done).await?.position;
     }
     let ms = (clock.elapsed() - start).as_secs_f64() * 1000.0;
-    let value = json!({"deleted": ids.len(), "position": position, "io": io_json(&meter.io()), "took_ms": ms});
-    output.result(&value, || format!("deleted {} ids from {collection} at position {position}", count(ids.len() as u64)));
+    let value =
+        json!({"deleted": ids.len(), "position": position, "io": io_json(&meter.io()), "took_ms": ms});
+    output.result(&value, || {
+        format!("deleted {} ids from {collection} at position {position}", count(ids.len() as u64))
+    });
     output.dim(cost_line(&meter.io(), ms));
     Ok(())
 }

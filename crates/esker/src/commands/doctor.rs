@@ -12,9 +12,7 @@ pub async fn run(url: &str, output: &Output) -> Result<()> {
     let clock = store.client().seams().clock.clone();
     let start = clock.elapsed();
     let verdict = doctor::examine(store.client(), &meter).await?;
-    output.result(&verdict, || {
-        verdict.checks.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n")
-    });
+    output.result(&verdict, || verdict.checks.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n"));
     output.dim(cost_line(&meter.io(), (clock.elapsed() - start).as_secs_f64() * 1000.0));
     match verdict.safe() {
         true => Ok(()),

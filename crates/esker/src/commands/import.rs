@@ -3,23 +3,22 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use esker_compactor::Compactor;
 use esker_format::{Error, Kind, Name, Result};
-use esker_ingest::import::{Inference, Inspected, Overrides, Plan, Progress, Report, collection_name, inspect, run as stream};
+use esker_ingest::import::{self as file, Inference, Inspected, Overrides, Plan, Progress, Report};
 use esker_ingest::{CollectionSink, Compact};
 use esker_store::{Collection, Meter, Store};
 use serde_json::json;
 
-use super::compact::{compactor, fold};
+use super::compact::{compactor, fold, report_json, text as compacted};
 use crate::args::Import;
-use crate::output::{Output, count, cost_line, io_json};
+use crate::output::{Output, cost_line, count, io_json};
 use crate::progress::bar;
 use crate::settings::{name, open_store};
 
 pub async fn run(args: Import, url: &str, output: &Output) -> Result<()> {
     let into = match &args.into {
         Some(text) => name(text)?,
-        None => collection_name(&args.file)?,
+        None => file::collection_name(&args.file)?,
     };
     let overrides = Overrides {
         id_column: args.id_column.clone(),
@@ -29,19 +28,26 @@ pub async fn run(args: Import, url: &str, output: &Output) -> Result<()> {
         vector_type: args.vector_type,
         existing: None,
     };
-    let store = Arc::new(open_store(url, true)?);
+    let store = open_store(url, true)?;
     let meter = Meter::new();
-    let done = import(&store, &meter, &args.file, &into, overrides, output).await?;
-    if args.compact {
-        fold(&store, &meter, &into, output).await?;
-    }
-    let Imported { inspected, created, report, seconds } = &done;
-    let value = json!({
-        "collection": into, "created": created, "file": inspected, "rows": report.rows, "skipped": report.skipped,
-        "batches": report.batches, "bytes": report.bytes, "position": report.position, "io": io_json(&meter.io()),
+    let done = import(&store, &meter, &args.file, &into, overrides, output, &|note| output.say(note)).await?;
+    let report = match args.compact {
+        true => Some(fold(&store, &meter, &into, output).await?),
+        false => None,
+    };
+    let Imported { inspected, created, report: imported, seconds } = &done;
+    let mut value = json!({
+        "collection": into, "created": created, "file": inspected, "rows": imported.rows, "skipped": imported.skipped,
+        "batches": imported.batches, "bytes": imported.bytes, "position": imported.position, "io": io_json(&meter.io()),
         "took_ms": seconds * 1000.0,
     });
-    output.result(&value, || done.text(&into));
+    if let Some(report) = &report {
+        value["compacted"] = report_json(report);
+    }
+    output.result(&value, || match &report {
+        None => done.text(&into),
+        Some(report) => format!("{}\n{}", done.text(&into), compacted(report, &into)),
+    });
     output.dim(cost_line(&meter.io(), seconds * 1000.0));
     Ok(())
 }
@@ -65,7 +71,12 @@ impl Imported {
         if skipped > 0 {
             line.push_str(&format!(", {} were there from an earlier run", count(skipped)));
         }
-        line.push_str(&format!(" ({} batches, {:.1} s, {} rows/s)", count(batches), self.seconds, count(rate)));
+        line.push_str(&format!(
+            " ({} batches, {:.1} s, {} rows/s)",
+            count(batches),
+            self.seconds,
+            count(rate)
+        ));
         line
     }
 }
@@ -78,6 +89,7 @@ pub async fn import(
     into: &Name,
     overrides: Overrides,
     output: &Output,
+    say: &dyn Fn(&str),
 ) -> Result<Imported> {
     let clock = store.client().seams().clock.clone();
     let start = clock.elapsed();
@@ -91,10 +103,10 @@ pub async fn import(
         None => overrides,
     };
     let path = file.to_owned();
-    let inspected = tokio::task::spawn_blocking(move || inspect(&path, &overrides))
+    let inspected = tokio::task::spawn_blocking(move || file::inspect(&path, &overrides))
         .await
         .map_err(|e| Error::invalid("file", "the file is damaged: its decoder panicked").with_source(e))??;
-    explain(&inspected.inference, output);
+    inspected.inference.notes.iter().for_each(|note| say(note));
     let created = existing.is_none();
     let collection = match existing {
         Some(collection) => collection,
@@ -104,8 +116,8 @@ pub async fn import(
     let plan = Plan::new(file, inspected.clone(), collection.id().clone(), settings)?;
     let bar = bar(output, "importing", inspected.rows);
     let show = |p: Progress| bar.set_position(p.rows);
-    let sink = CollectionSink::new(collection.clone(), meter.clone(), Some(inline(store, &collection)));
-    let report = stream(plan, &sink, clock.as_ref(), &show).await;
+    let sink = CollectionSink::new(collection.clone(), meter.clone(), Some(inline(&collection)));
+    let report = file::run(plan, &sink, clock.as_ref(), &show).await;
     bar.finish_and_clear();
     let seconds = (clock.elapsed() - start).as_secs_f64();
     Ok(Imported { inspected, created, report: report?, seconds })
@@ -120,17 +132,10 @@ async fn create(store: &Store, meter: &Meter, into: &Name, found: &Inference) ->
 }
 
 /// Makes room in the log while the import runs.
-fn inline(store: &Arc<Store>, collection: &Arc<Collection>) -> Compact {
-    let (compactor, collection) = (Arc::new(compactor(store)), collection.clone());
+fn inline(collection: &Arc<Collection>) -> Compact {
+    let collection = collection.clone();
     Box::new(move || {
-        let (compactor, collection): (Arc<Compactor>, _) = (compactor.clone(), collection.clone());
-        Box::pin(async move { compactor.compact(&Meter::new(), &collection, &|_| {}).await.map(drop) })
+        let collection = collection.clone();
+        Box::pin(async move { compactor().compact(&Meter::new(), &collection, &|_| {}).await.map(drop) })
     })
-}
-
-/// What was inferred and why.
-fn explain(found: &Inference, output: &Output) {
-    for note in &found.notes {
-        output.say(note);
-    }
 }

@@ -1,19 +1,27 @@
 //! `esker manifest|wal|segment show`: look inside.
 
+use std::sync::Arc;
+
 use esker_format::manifest::RegisterEntry;
 use esker_format::segment::index::Header;
 use esker_format::{Error, Kind, Result};
-use esker_store::Meter;
+use esker_store::{Collection, Meter};
 use serde_json::json;
 
+use super::known;
 use crate::args::{Manifest, Segment, Wal};
 use crate::output::{Output, bytes, table};
 use crate::settings::{name, open_store};
 
+async fn open(url: &str, meter: &Meter, text: &str) -> Result<Arc<Collection>> {
+    let (store, name) = (open_store(url, false)?, name(text)?);
+    known(&store, &name, store.collection(meter, &name).await).await
+}
+
 pub async fn manifest(verb: Manifest, store: &str, output: &Output) -> Result<()> {
     let Manifest::Show { collection, version } = verb;
     let meter = Meter::new();
-    let c = open_store(store, false)?.collection(&meter, &name(&collection)?).await?;
+    let c = open(store, &meter, &collection).await?;
     let m = match version {
         None => c.manifest(&meter).await?,
         Some(v) => match c.read_version(&meter, v).await? {
@@ -32,12 +40,17 @@ pub async fn manifest(verb: Manifest, store: &str, output: &Output) -> Result<()
 pub async fn wal(verb: Wal, store: &str, output: &Output) -> Result<()> {
     let Wal::Show { collection, seq } = verb;
     let meter = Meter::new();
-    let c = open_store(store, false)?.collection(&meter, &name(&collection)?).await?;
+    let c = open(store, &meter, &collection).await?;
     let entries = match seq {
         None => c.snapshot(&meter).await?.tail,
         Some(seq) => match c.entry(&meter, seq).await? {
             Some(entry) => vec![entry],
-            None => return Err(Error::new(Kind::NotFound, format!("the log of `{collection}` has no entry {seq}"))),
+            None => {
+                return Err(Error::new(
+                    Kind::NotFound,
+                    format!("the log of `{collection}` has no entry {seq}"),
+                ));
+            }
         },
     };
     let value: Vec<_> = entries
@@ -73,10 +86,11 @@ pub async fn wal(verb: Wal, store: &str, output: &Output) -> Result<()> {
 pub async fn segment(verb: Segment, store: &str, output: &Output) -> Result<()> {
     let Segment::Show { collection, number } = verb;
     let meter = Meter::new();
-    let c = open_store(store, false)?.collection(&meter, &name(&collection)?).await?;
+    let c = open(store, &meter, &collection).await?;
     let m = c.manifest(&meter).await?;
     if let Some(n) = number.filter(|n| *n >= m.segments.len()) {
-        let message = format!("`{collection}` has {} segments, counted from 0; there is no {n}", m.segments.len());
+        let message =
+            format!("`{collection}` has {} segments, counted from 0; there is no {n}", m.segments.len());
         return Err(Error::new(Kind::NotFound, message));
     }
     let mut shown = Vec::new();
@@ -102,8 +116,18 @@ pub async fn segment(verb: Segment, store: &str, output: &Output) -> Result<()> 
         })
         .collect();
     output.result(&value, || {
-        let mut table =
-            table(&["", "rows", "dead", "leaves", "postings", "rows file", "index", "header", "entries", "name"]);
+        let mut table = table(&[
+            "",
+            "rows",
+            "dead",
+            "leaves",
+            "postings",
+            "rows file",
+            "index",
+            "header",
+            "entries",
+            "name",
+        ]);
         for (i, s, h) in &shown {
             let dead = s.rows - s.live();
             table.add_row([

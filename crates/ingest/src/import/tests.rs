@@ -42,7 +42,7 @@ struct State {
     reorders: bool,
 }
 
-#[async_trait(?Send)]
+#[async_trait]
 impl BatchSink for MemorySink {
     async fn append(&self, batch: PendingBatch, summary: &Summary) -> Result<Appended> {
         if self.state.lock().unwrap().reorders {

@@ -159,3 +159,21 @@ fn a_sink_compacts_once_for_all_who_wait() {
         assert!(!sink.maybe_compact().await.unwrap());
     });
 }
+
+#[test]
+fn writes_can_run_on_any_thread() {
+    fn sendable<T: Send>(_: T) {}
+    on_every_store(async |store| {
+        let (ingest, meter) = (Ingest::new(store.clone()), Meter::new());
+        sendable(ingest.upsert(&meter, &notes(), &[], None));
+        sendable(ingest.delete(&meter, &notes(), &["a"], None));
+        let collection = create(&store, &notes()).await;
+        let dir = TempDir::new().unwrap();
+        let path = file(dir.path(), 1);
+        let inspected = inspect(&path, &Overrides::default()).unwrap();
+        let settings = inspected.inference.settings();
+        let plan = Plan::new(&path, inspected, collection.id().clone(), settings).unwrap();
+        let sink = CollectionSink::new(collection, meter, None);
+        sendable(run(plan, &sink, store.client().seams().clock.as_ref(), &|_| {}));
+    });
+}

@@ -5,20 +5,19 @@ use std::sync::Arc;
 
 use esker_format::head::Part as HeadPart;
 use esker_format::manifest;
+use esker_format::schema::Settings;
 use esker_format::segment::deletes;
 use esker_format::{Error, Result};
 use esker_store::{Client, Meter};
 use roaring::RoaringBitmap;
 
-use super::see::Draft;
 use super::Reader;
+use super::see::Draft;
 use crate::filter::{Filter, Resolved};
 use crate::ranges::{File, Pieces, Shape};
-use crate::search::{Asked, calibration};
-use crate::segment::{Codes, FilterPlan, IdPlane, Rows, Segment, Want};
+use crate::search::{Asked, calibration, check_vector};
+use crate::segment::{Codes, FilterPlan, IdPlane, Rows, Segment, Want, metric};
 
-/// Codes of all segments together up to this many bytes are read whole, without probing (INDEX §2).
-const WHOLE_BYTES: u64 = 4 << 20;
 /// Most bytes of codes of probed leaves that are read before any row was seen.
 const PROBE_BYTES: u64 = 4 << 20;
 /// At least this many leaves are read whatever they cost.
@@ -34,7 +33,7 @@ pub(crate) struct Need<'a> {
     pub resolved: Option<&'a Resolved>,
     pub now_ms: i64,
     /// Codes for these vectors.
-    pub vectors: &'a [Asked],
+    pub vectors: &'a [Vec<f32>],
     /// Whether codes are needed at all, even before the vector is known.
     pub codes: bool,
     pub min_recall: f32,
@@ -49,6 +48,8 @@ pub(crate) struct Loaded {
     pub filter: Option<Arc<Resolved>>,
     /// All codes are here.
     pub whole: bool,
+    /// The vectors of the need, prepared.
+    pub asked: Vec<Asked>,
 }
 
 /// A segment as far as it was read.
@@ -77,17 +78,18 @@ impl Reader {
     /// Opens the segments of a draft and reads what is needed of them.
     pub(crate) async fn load(&self, draft: Draft, need: Need<'_>) -> Result<Loaded> {
         let settings = &draft.manifest.settings;
+        let asked = ask(settings, need.vectors)?;
         let filter = match (need.resolved, need.filter) {
             (Some(resolved), _) => Some(Arc::new(resolved.clone())),
             (None, Some(filter)) => Some(Arc::new(filter.resolve(settings, &draft.schema)?)),
             (None, None) => None,
         };
         let segments = self.open_all(&draft).await?;
-        let whole = reads_whole(&segments, need.min_recall);
-        let leaves = if whole || need.vectors.is_empty() {
+        let whole = reads_whole(&segments, need.min_recall, self.inner.options.whole_codes);
+        let leaves = if whole || asked.is_empty() {
             vec![Vec::new(); segments.len()]
         } else {
-            first_leaves(&segments, need.vectors, need.min_recall)
+            first_leaves(&segments, &asked, need.min_recall)
         };
         let row_bytes = 4 * u64::from(settings.dimension) + 64;
         let many_ids = draft.tail_bytes / row_bytes > FEW_IDS as u64 || draft.state.last_tail_ids() > FEW_IDS;
@@ -98,7 +100,7 @@ impl Reader {
                 _ => None,
             };
             let meta = &draft.manifest.segments[i];
-            let (draft, filter) = (&draft, filter.as_deref());
+            let (draft, filter, leaves) = (&draft, filter.as_deref(), &leaves[i]);
             async move {
                 let hold = segment.is_held();
                 let meters: [Meter; 6] = std::array::from_fn(|_| draft.meter.fork());
@@ -110,7 +112,7 @@ impl Reader {
                     answer,
                     read_codes(client, c, segment, want),
                     read_idplane(client, p, segment, want.filter(|_| many_ids && !hold)),
-                    segment.read_payload_sizes(client, s, &leaves[i]),
+                    segment.read_payload_sizes(client, s, leaves),
                     segment.rows_of_hashes(client, h, need.hashes),
                 )?;
                 let rows = match &deletes {
@@ -122,7 +124,7 @@ impl Reader {
             }
         });
         let parts = futures::future::try_join_all(reads).await?;
-        Ok(Loaded { parts, filter, whole })
+        Ok(Loaded { parts, filter, whole, asked })
     }
 
     /// The opened segments of a manifest: no request for those that are known or whose header `head` had.
@@ -197,11 +199,21 @@ async fn read_idplane(
     }
 }
 
+/// Prepares query vectors, refusing those that the collection has no distances to.
+pub(crate) fn ask(settings: &Settings, vectors: &[Vec<f32>]) -> Result<Vec<Asked>> {
+    let prepare = |(i, vector): (usize, &Vec<f32>)| {
+        let field = if vectors.len() == 1 { "vector".to_owned() } else { format!("vectors[{i}]") };
+        check_vector(&field, vector, settings)?;
+        Ok(Asked::new(metric(settings.metric), vector))
+    };
+    vectors.iter().enumerate().map(prepare).collect()
+}
+
 /// Whether all codes are read: they are few, are held anyway, or the recall is beyond what leaves were calibrated for.
-pub(crate) fn reads_whole(segments: &[Arc<Segment>], min_recall: f32) -> bool {
+pub(crate) fn reads_whole(segments: &[Arc<Segment>], min_recall: f32, few: u64) -> bool {
     let missing = segments.iter().filter(|s| s.held_codes().is_none());
     let total: u64 = segments.iter().map(|s| s.code_bytes()).sum();
-    missing.count() == 0 || total <= WHOLE_BYTES || min_recall > esker_index::RECALLS[3] + 1e-6
+    missing.count() == 0 || total <= few || min_recall > esker_index::RECALLS[3] + 1e-6
 }
 
 /// The leaves of each segment to read before any row was seen: those whose score is within δ of the best, best first

@@ -7,9 +7,10 @@ use esker_format::head::Part;
 use esker_format::manifest::Manifest;
 use esker_format::schema::Schema;
 use esker_format::{CollectionId, Error, Kind, Result, Seq, Version};
+use esker_store::Meter;
 use esker_store::collection::Collection;
 use esker_store::snapshot::Snapshot;
-use esker_store::Meter;
+use futures::future::BoxFuture;
 use roaring::RoaringBitmap;
 
 use super::load::Loaded;
@@ -54,15 +55,17 @@ pub(crate) struct View {
     pub position: Seq,
     pub restarts: u32,
     pub staleness_ms: u64,
+    /// For reading more of the segments.
+    pub draft: Draft,
 }
 
 impl Reader {
     /// Reads a state; `load` reads what is needed of its segments and may run more than once.
-    pub(crate) async fn see<T>(
-        &self,
+    pub(crate) async fn see<'a, T>(
+        &'a self,
         meter: &Meter,
         access: Access,
-        load: impl AsyncFn(Draft) -> Result<T>,
+        load: impl Fn(Draft) -> BoxFuture<'a, Result<T>>,
     ) -> Result<(View, T)> {
         let store = &self.inner.store;
         let (collection, mut snapshot, early) = match access {
@@ -108,7 +111,10 @@ impl Reader {
                     let newer = collection.snapshot_newest(meter).await?;
                     if newer.manifest.version == snapshot.manifest.version {
                         // Nothing newer: what the newest manifest names must exist (INV-3).
-                        return Err(Error::new(Kind::Corrupt, format!("{e}, though the newest manifest names it")));
+                        return Err(Error::new(
+                            Kind::Corrupt,
+                            format!("{e}, though the newest manifest names it"),
+                        ));
                     }
                     restarts += 1;
                     snapshot = newer;
@@ -116,7 +122,7 @@ impl Reader {
                 loaded => break loaded?,
             }
         };
-        let view = self.view(&collection, snapshot, restarts)?;
+        let view = self.view(&collection, snapshot, restarts, meter)?;
         if let Some(min) = access.min_position
             && view.position < min
         {
@@ -139,8 +145,15 @@ impl Reader {
         }
     }
 
-    fn view(&self, collection: &Arc<Collection>, snapshot: Snapshot, restarts: u32) -> Result<View> {
-        let (id, state) = (collection.id().clone(), self.inner.state(collection.id()));
+    fn view(
+        &self,
+        collection: &Arc<Collection>,
+        snapshot: Snapshot,
+        restarts: u32,
+        meter: &Meter,
+    ) -> Result<View> {
+        let draft = self.draft(collection, &snapshot, meter);
+        let (id, state) = (draft.id.clone(), draft.state.clone());
         let (version, position) = (snapshot.manifest.version, snapshot.position);
         let tail = state.tail(&id, version, position, &snapshot.schema, &snapshot.rows)?;
         state.trim(&snapshot.manifest.segments);
@@ -153,6 +166,7 @@ impl Reader {
             staleness_ms: snapshot.staleness_ms,
             schema: Arc::new(snapshot.schema),
             manifest: snapshot.manifest,
+            draft,
         })
     }
 

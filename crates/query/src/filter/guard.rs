@@ -123,14 +123,14 @@ impl Count {
                 self.level().chain = 0;
             }
             NOT | IS | LIKE | ILIKE | SIMILAR | RLIKE | REGEXP | IN | XOR | DIV | COLLATE | AT | PRIOR
-            | INTERVAL | CASE | OVERLAPS | ANY | ALL | SOME | ESCAPE => self.operator(1),
+            | INTERVAL | CASE | DESC | OVERLAPS | ANY | ALL | SOME | ESCAPE => self.operator(1),
             FROM => self.clause(true),
             WHERE | GROUP | ORDER | HAVING | LIMIT | OFFSET | WINDOW | QUALIFY | WITH => self.clause(false),
             SELECT | VALUES | TABLE => {
                 self.clause(false);
                 self.relations += 1;
             }
-            JOIN | UNION | INTERSECT | EXCEPT | PIVOT | UNPIVOT => self.relations += 1,
+            EXPLAIN | DESCRIBE | JOIN | UNION | INTERSECT | EXCEPT | PIVOT | UNPIVOT => self.relations += 1,
             _ => {}
         }
     }

@@ -9,7 +9,7 @@ pub(crate) fn hint<'a>(what: &str, name: &str, known: impl IntoIterator<Item = &
     let nearest = known
         .iter()
         .map(|k| (levenshtein(&lower, &k.to_lowercase()), *k))
-        .filter(|(distance, k)| *distance <= (k.chars().count().min(name.chars().count()) + 2) / 3)
+        .filter(|(distance, k)| *distance <= k.chars().count().min(name.chars().count()).div_ceil(3))
         .min();
     if let Some((_, k)) = nearest {
         return Some(format!("did you mean `{k}`?"));

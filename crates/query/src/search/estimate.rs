@@ -42,14 +42,7 @@ pub(crate) struct Estimates {
 impl Estimates {
     /// For the `k` nearest.
     pub fn new(metric: Metric, k: usize) -> Self {
-        Estimates {
-            metric,
-            k,
-            best: TopK::new(2 * k),
-            found: Vec::new(),
-            seen: HashSet::new(),
-            scanned: 0,
-        }
+        Estimates { metric, k, best: TopK::new(2 * k), found: Vec::new(), seen: HashSet::new(), scanned: 0 }
     }
 
     /// Scans leaves (ascending) whose codes are here. `mask` has the rows that pass and live, `suspects` those that the
@@ -100,7 +93,11 @@ impl Estimates {
 
     /// The k-th estimate of rows that are sure to count.
     fn kth(&self) -> Option<f32> {
-        self.found.iter().filter(|c| !c.suspect && c.err.is_finite()).nth(self.k.checked_sub(1)?).map(|c| c.estimate)
+        self.found
+            .iter()
+            .filter(|c| !c.suspect && c.err.is_finite())
+            .nth(self.k.checked_sub(1)?)
+            .map(|c| c.estimate)
     }
 
     /// The candidates to rerank, best first: as many as have a chance to be below the k-th, within `least..=most`. Rows
@@ -111,12 +108,18 @@ impl Estimates {
         let sure = |c: &&Candidate| !c.suspect && c.err.is_finite();
         let near = self.found.iter().filter(sure).filter(|c| c.estimate - SLACK * c.err < kth).count();
         let count = near.clamp(least, most.max(least));
-        let last = self.found.iter().filter(sure).nth(count.saturating_sub(1)).map(|c| (c.estimate, c.segment, c.ordinal));
+        let last = self
+            .found
+            .iter()
+            .filter(sure)
+            .nth(count.saturating_sub(1))
+            .map(|c| (c.estimate, c.segment, c.ordinal));
         match last {
             None => self.found,
             Some(last) => {
                 let within = |c: &Candidate| {
-                    c.estimate < last.0 || (c.estimate == last.0 && (c.segment, c.ordinal) <= (last.1, last.2))
+                    c.estimate < last.0
+                        || (c.estimate == last.0 && (c.segment, c.ordinal) <= (last.1, last.2))
                 };
                 self.found.retain(|c| within(c) || !c.err.is_finite());
                 self.found

@@ -69,7 +69,8 @@ pub(crate) fn probe(asked: &Asked, held: &[Held<'_>], best: &mut TopK<Place>) ->
         }
         let end = (at + step).min(ordered);
         batch.clear();
-        let wanted = order[at..end].iter().filter(|(score, number, _)| score + held[*number as usize].margin >= kth);
+        let wanted =
+            order[at..end].iter().filter(|(score, number, _)| score + held[*number as usize].margin >= kth);
         batch.extend(wanted.map(|(_, number, leaf)| (*number, *leaf)));
         batch.sort_unstable();
         for same in batch.chunk_by(|a, b| a.0 == b.0) {
@@ -87,7 +88,15 @@ pub(crate) fn probe(asked: &Asked, held: &[Held<'_>], best: &mut TopK<Place>) ->
 }
 
 /// Scans runs of one segment; returns how many rows were measured.
-fn scan(asked: &Asked, number: u32, h: &Held<'_>, p: &Posed<'_>, runs: &[Run], seen: &mut HashSet<Place>, best: &mut TopK<Place>) -> u64 {
+fn scan(
+    asked: &Asked,
+    number: u32,
+    h: &Held<'_>,
+    p: &Posed<'_>,
+    runs: &[Run],
+    seen: &mut HashSet<Place>,
+    best: &mut TopK<Place>,
+) -> u64 {
     let metric = asked.metric;
     let (mut reranked, spilled) = (0, h.segment.spilled());
     let bound = Bound { threshold: metric.rankable(best.worst()), slack: SLACK };
@@ -116,7 +125,8 @@ fn distance(asked: &Asked, segment: &Segment, ordinal: u32) -> f32 {
 
 /// Puts the next best leaves in order; returns how many are in order now.
 fn put_in_order(order: &mut [(f32, u32, u32)], ordered: usize) -> usize {
-    let better = |a: &(f32, u32, u32), b: &(f32, u32, u32)| b.0.total_cmp(&a.0).then((a.1, a.2).cmp(&(b.1, b.2)));
+    let better =
+        |a: &(f32, u32, u32), b: &(f32, u32, u32)| b.0.total_cmp(&a.0).then((a.1, a.2).cmp(&(b.1, b.2)));
     let rest = &mut order[ordered..];
     // Few queries look at more leaves than a few times the first lot.
     let next = if ordered == 0 { ORDERED } else { ordered * 3 }.min(rest.len());

@@ -81,7 +81,10 @@ impl Search {
     /// Refuses what no collection could answer.
     pub(crate) fn check(&self) -> Result<()> {
         if !(1..=limits::K).contains(&self.k) {
-            return Err(Error::invalid("k", format!("k is {}, it must be between 1 and {}", self.k, limits::K)));
+            return Err(Error::invalid(
+                "k",
+                format!("k is {}, it must be between 1 and {}", self.k, limits::K),
+            ));
         }
         if self.vectors.is_empty() == self.like.is_none() {
             return Err(Error::invalid("vector", "give either vectors or the id of a row to search like"));
@@ -94,7 +97,10 @@ impl Search {
             return Err(Error::invalid("min_recall", message));
         }
         if self.as_of.is_some() && self.consistency == Consistency::Eventual {
-            return Err(Error::invalid("as_of", "as_of names one state: it goes with strong consistency only"));
+            return Err(Error::invalid(
+                "as_of",
+                "as_of names one state: it goes with strong consistency only",
+            ));
         }
         Ok(())
     }

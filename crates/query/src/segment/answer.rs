@@ -91,7 +91,9 @@ impl Segment {
         };
         let mut leaf = |p: &Predicate| {
             let at = terms.iter().position(|t| *t == p);
-            let found = at.and_then(|i| by_attributes[i].clone().or_else(|| by_ids[i].clone()).or_else(|| by_columns[i].clone()));
+            let found = at.and_then(|i| {
+                by_attributes[i].clone().or_else(|| by_ids[i].clone()).or_else(|| by_columns[i].clone())
+            });
             found.ok_or_else(|| Error::internal("a term of the filter was not answered"))
         };
         let expressions = filter.tree.others();
@@ -136,7 +138,8 @@ impl Segment {
         sources: &[Source],
         gone: &Plan,
     ) -> Result<(Vec<Option<RoaringBitmap>>, RoaringBitmap)> {
-        let plans = || sources.iter().map(|s| if let Source::Attributes(plan) = s { Some(plan) } else { None });
+        let plans =
+            || sources.iter().map(|s| if let Source::Attributes(plan) = s { Some(plan) } else { None });
         let ranges: Vec<Range<u64>> =
             plans().flatten().chain([gone]).flat_map(|p| p.ranges.iter().cloned()).collect();
         let take = |pieces: &Pieces| {
@@ -212,7 +215,8 @@ fn source(directory: &Directory, term: &Predicate) -> Option<Source> {
     match (term.column(), term) {
         ("id", Predicate::Eq(_, Literal::String(id))) => Some(Source::Ids(vec![id.clone()])),
         ("id", Predicate::In(_, literals)) => {
-            let ids = literals.iter().map(|l| if let Literal::String(s) = l { Some(s.clone()) } else { None });
+            let ids =
+                literals.iter().map(|l| if let Literal::String(s) = l { Some(s.clone()) } else { None });
             Some(Source::Ids(ids.collect::<Option<_>>()?))
         }
         // The directory would take them for columns that the segment does not have.

@@ -16,12 +16,17 @@ use esker_format::segment::rows::{RowsChecks, VECTOR_COLUMN};
 use esker_format::{Error, Result};
 use esker_store::{Client, Meter};
 use parquet::arrow::ProjectionMask;
-use parquet::arrow::arrow_reader::{ArrowReaderMetadata, ArrowReaderOptions, ParquetRecordBatchReaderBuilder};
+use parquet::arrow::arrow_reader::{
+    ArrowReaderMetadata, ArrowReaderOptions, ParquetRecordBatchReaderBuilder,
+};
 use parquet::errors::ParquetError;
 use parquet::file::reader::{ChunkReader, Length};
 
 use super::Segment;
 use crate::ranges::{Pieces, Shape};
+
+/// Checks the i-th of some chunks.
+type Check<'a> = Box<dyn Fn(usize, &[u8]) -> Result<()> + Send + Sync + 'a>;
 
 impl Segment {
     /// Number of row groups.
@@ -51,12 +56,16 @@ impl Segment {
             names.iter().filter_map(|n| own.index_of(n).ok()).filter(|p| *p != VECTOR_COLUMN).collect();
         if positions.is_empty() {
             let options = RecordBatchOptions::new().with_row_count(Some(rows.len()));
-            let empty = RecordBatch::try_new_with_options(Arc::new(arrow::datatypes::Schema::empty()), vec![], &options);
+            let empty = RecordBatch::try_new_with_options(
+                Arc::new(arrow::datatypes::Schema::empty()),
+                vec![],
+                &options,
+            );
             return empty.map_err(|e| Error::internal("a batch without columns").with_source(e));
         }
-        let chunks_meter = meter.fork();
+        let (footer_meter, chunks_meter) = (meter.fork(), meter.fork());
         let (footer, chunks) = futures::try_join!(
-            self.read_footer(client, &meter.fork()),
+            self.read_footer(client, &footer_meter),
             self.read_chunks(client, &chunks_meter, group, &positions)
         )?;
         let file_size = self.header.rows().file_size;
@@ -91,23 +100,22 @@ impl Segment {
             let chunks = self.header.attributes().column(own.field(*p).name())?.chunks();
             chunks.get(group).cloned()
         });
-        let (ranges, check): (Vec<Range<u64>>, Box<dyn Fn(usize, &[u8]) -> Result<()> + Send + Sync>) =
-            match known.collect::<Option<Vec<_>>>() {
-                Some(chunks) => {
-                    let ranges = chunks.iter().map(|c| c.range.clone()).collect();
-                    (ranges, Box::new(move |i, bytes| chunks[i].check(self.rows.key(), bytes)))
-                }
-                None => {
-                    let checks = self.read_checks(client, meter).await?;
-                    let find = |p: &usize| {
-                        let chunk = checks.chunk(*p, group).copied();
-                        chunk.ok_or_else(|| self.corrupt(format_args!("column {p} has no checksum")))
-                    };
-                    let chunks = positions.iter().map(find).collect::<Result<Vec<_>>>()?;
-                    let ranges = chunks.iter().map(|c| c.range()).collect();
-                    (ranges, Box::new(move |i, bytes| chunks[i].check(self.rows.key(), bytes)))
-                }
-            };
+        let (ranges, check): (Vec<Range<u64>>, Check<'_>) = match known.collect::<Option<Vec<_>>>() {
+            Some(chunks) => {
+                let ranges = chunks.iter().map(|c| c.range.clone()).collect();
+                (ranges, Box::new(move |i, bytes| chunks[i].check(self.rows.key(), bytes)))
+            }
+            None => {
+                let checks = self.read_checks(client, meter).await?;
+                let find = |p: &usize| {
+                    let chunk = checks.chunk(*p, group).copied();
+                    chunk.ok_or_else(|| self.corrupt(format_args!("column {p} has no checksum")))
+                };
+                let chunks = positions.iter().map(find).collect::<Result<Vec<_>>>()?;
+                let ranges = chunks.iter().map(|c| c.range()).collect();
+                (ranges, Box::new(move |i, bytes| chunks[i].check(self.rows.key(), bytes)))
+            }
+        };
         let take = |pieces: &Pieces| {
             let mut out = Vec::with_capacity(ranges.len());
             for (i, range) in ranges.iter().enumerate() {
@@ -126,7 +134,8 @@ impl Segment {
         let rows = address.group_rows(group);
         let checks = self.read_checks(client, meter).await?;
         let pages = rows.start / PAGE_ROWS..rows.end.div_ceil(PAGE_ROWS);
-        let whole = address.page_range(pages.start).start..address.page_range(pages.end.saturating_sub(1)).end;
+        let whole =
+            address.page_range(pages.start).start..address.page_range(pages.end.saturating_sub(1)).end;
         let take = |pieces: &Pieces| {
             let mut out = Vec::with_capacity(rows.len() * address.stride as usize);
             for page in pages.clone() {
@@ -192,7 +201,10 @@ fn decode(
     let batches = reader.collect::<std::result::Result<Vec<_>, _>>()?;
     let batch = concat_batches(&schema, &batches)?;
     if batch.num_rows() != rows {
-        return Err(ParquetError::General(format!("row group {group} has {} rows, not {rows}", batch.num_rows())));
+        return Err(ParquetError::General(format!(
+            "row group {group} has {} rows, not {rows}",
+            batch.num_rows()
+        )));
     }
     Ok(batch)
 }

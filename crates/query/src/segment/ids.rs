@@ -22,10 +22,16 @@ pub(crate) struct Hashed<'a> {
 
 impl Segment {
     /// For each hash the rows whose id has it, dead ones included. One wave.
-    pub async fn rows_of_hashes(&self, client: &Client, meter: &Meter, hashes: &[u64]) -> Result<Vec<Vec<u32>>> {
+    pub async fn rows_of_hashes(
+        &self,
+        client: &Client,
+        meter: &Meter,
+        hashes: &[u64],
+    ) -> Result<Vec<Vec<u32>>> {
         let pages: Vec<Range<u64>> = hashes.iter().map(|h| self.header.idmap_pages(*h)).collect();
         let take = |pieces: &Pieces| {
-            let find = |(hash, range): (&u64, &Range<u64>)| self.header.idmap_find(*hash, &pieces.bytes(range)?);
+            let find =
+                |(hash, range): (&u64, &Range<u64>)| self.header.idmap_find(*hash, &pieces.bytes(range)?);
             hashes.iter().zip(&pages).map(find).collect()
         };
         self.index.read(client, meter, &pages, Shape::AtMost(RANGES), take).await
@@ -41,8 +47,11 @@ impl Segment {
     ) -> Result<(Vec<(usize, u32)>, Payload)> {
         let hashes: Vec<u64> = ids.iter().map(|h| h.hash).collect();
         let found = self.rows_of_hashes(client, meter, &hashes).await?;
-        let candidates: Vec<(usize, u32)> =
-            found.into_iter().enumerate().flat_map(|(i, rows)| rows.into_iter().map(move |o| (i, o))).collect();
+        let candidates: Vec<(usize, u32)> = found
+            .into_iter()
+            .enumerate()
+            .flat_map(|(i, rows)| rows.into_iter().map(move |o| (i, o)))
+            .collect();
         if candidates.is_empty() {
             return Ok((candidates, Payload::default()));
         }

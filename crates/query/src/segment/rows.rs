@@ -58,7 +58,8 @@ impl Segment {
         meter: &Meter,
         wanted: &[(u32, u16)],
     ) -> Result<Vectors> {
-        let ranges: Vec<Range<u64>> = wanted.iter().map(|(o, _)| self.header.rows().vector_range(*o)).collect();
+        let ranges: Vec<Range<u64>> =
+            wanted.iter().map(|(o, _)| self.header.rows().vector_range(*o)).collect();
         let take = |pieces: &Pieces| {
             let mut vectors = HashMap::with_capacity(wanted.len());
             for ((ordinal, check), range) in wanted.iter().zip(&ranges) {
@@ -75,19 +76,26 @@ impl Segment {
     }
 
     /// Reads vectors of rows whose codes are not here: the groups that have their checks come in the same wave.
-    pub async fn read_vectors_alone(&self, client: &Client, meter: &Meter, ordinals: &[u32]) -> Result<Vectors> {
+    pub async fn read_vectors_alone(
+        &self,
+        client: &Client,
+        meter: &Meter,
+        ordinals: &[u32],
+    ) -> Result<Vectors> {
         let ranges: Vec<Range<u64>> = ordinals.iter().map(|o| self.header.rows().vector_range(*o)).collect();
         let shape = Shape::AtMost(RANGES);
         let mut tries = 0;
         loop {
             tries += 1;
-            let take = |pieces: &Pieces| ranges.iter().map(|r| pieces.bytes(r)).collect::<Result<Vec<Bytes>>>();
+            let take =
+                |pieces: &Pieces| ranges.iter().map(|r| pieces.bytes(r)).collect::<Result<Vec<Bytes>>>();
             let (rows_meter, groups_meter) = (meter.fork(), meter.fork());
             let (vectors, groups) = futures::try_join!(
                 self.rows.read(client, &rows_meter, &ranges, shape, take),
                 self.read_groups(client, &groups_meter, ordinals)
             )?;
-            let matches = |(o, bytes): (&u32, &Bytes)| groups.check(self.own_posting(*o)) == Some(check16(bytes));
+            let matches =
+                |(o, bytes): (&u32, &Bytes)| groups.check(self.own_posting(*o)) == Some(check16(bytes));
             if ordinals.iter().zip(&vectors).all(matches) {
                 return Ok(Vectors(ordinals.iter().copied().zip(vectors).collect()));
             }

@@ -88,17 +88,27 @@ pub(super) fn query_type(dimension: i32) -> DataType {
 struct Distance {
     function: Function,
     signature: Signature,
+    aliases: Vec<String>,
 }
 
 impl Distance {
     fn new(function: Function) -> Self {
-        Distance { function, signature: Signature::user_defined(Volatility::Immutable) }
+        let aliases = match function {
+            Function::InnerProduct => vec!["dot_product".to_owned()],
+            Function::Cosine | Function::L2 => Vec::new(),
+        };
+        Distance { function, signature: Signature::user_defined(Volatility::Immutable), aliases }
     }
 }
 
 impl ScalarUDFImpl for Distance {
     fn name(&self) -> &str {
         self.function.name()
+    }
+
+    /// The name under which DataFusion's own is also known.
+    fn aliases(&self) -> &[String] {
+        &self.aliases
     }
 
     /// As written, with long vectors left out.

@@ -114,9 +114,15 @@ fn clean(message: &str) -> String {
         "SQL error: ",
         "Optimizer rule ",
     ];
+    /// What it puts before a message of a function's own about its arguments.
+    const COERCION: &str = "user-defined coercion failed with: ";
     let mut rest = message.trim();
     while let Some(shorter) = PREFIXES.iter().find_map(|p| rest.strip_prefix(p)) {
         rest = shorter.trim_start();
+    }
+    if let Some((_, ours)) = rest.split_once(COERCION) {
+        let ours = ours.trim_start_matches("Error during planning: ");
+        rest = ours.split_once(". No function matches").map_or(ours, |(ours, _)| ours);
     }
     let line = rest.lines().next().unwrap_or_default().trim_end_matches(['.', ' ']);
     let mut chars = line.chars();

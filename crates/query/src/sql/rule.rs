@@ -3,7 +3,8 @@
 //! By the time it runs, parameters and literals are folded, `LIMIT` and `OFFSET` are the fetch of the sort, and filters
 //! that the index can evaluate lie in the scan. It looks below a `Sort` with one key and a fetch, through projections
 //! and aliases, for the scan of a collection whose metric the key is. The scan is replaced by a search that also offers
-//! the distance as a column, so that it is not computed again; the sort stays, over k rows. Where the key is a distance but
+//! the distance as a column, so that it is not computed again; the sort stays, over k rows. Conditions that
+//! bound the distance stay above the search. Where the key is a distance but
 //! the index cannot answer, the scan is left with a note that `EXPLAIN` shows. A scan that was visited is not visited
 //! again, so the rule may run any number of times.
 
@@ -15,7 +16,10 @@ use datafusion::common::{Column, Result};
 use datafusion::logical_expr::expr::Sort as SortKey;
 use datafusion::logical_expr::expr_rewriter::NamePreserver;
 use datafusion::logical_expr::logical_plan::TableScanBuilder;
-use datafusion::logical_expr::{Cast, Expr, LogicalPlan, Projection, Sort, SubqueryAlias, TableScan};
+use datafusion::logical_expr::utils::split_conjunction;
+use datafusion::logical_expr::{
+    BinaryExpr, Cast, Expr, Filter, LogicalPlan, Operator, Projection, Sort, SubqueryAlias, TableScan,
+};
 use datafusion::optimizer::optimizer::ApplyOrder;
 use datafusion::optimizer::{OptimizerConfig, OptimizerRule};
 use esker_format::limits;
@@ -62,8 +66,9 @@ struct Found {
     function: Function,
     query: Vec<f32>,
     collection: Arc<Collection>,
-    /// Something between the sort and the scan that changes which rows there are.
-    obstacle: Option<&'static str>,
+    /// Whether conditions between the sort and the scan are other than limits on the distance.
+    conditions: bool,
+    /// Whether the rows are limited before they are sorted.
     limited: bool,
 }
 
@@ -83,8 +88,8 @@ impl Found {
         if sort.expr.len() > 1 {
             return Err("more than one sort key".to_owned());
         }
-        if let Some(obstacle) = self.obstacle {
-            return Err(obstacle.to_owned());
+        if self.conditions {
+            return Err("the index cannot evaluate the condition".to_owned());
         }
         if self.limited {
             return Err("the rows are limited before they are sorted".to_owned());
@@ -101,8 +106,12 @@ impl Found {
 
 /// Follows `key` down to the scan it is computed from.
 fn find(plan: &LogicalPlan, key: &Expr) -> Option<Found> {
-    let (mut plan, mut key, mut obstacle) = (plan, bare(key).clone(), None);
+    let (mut plan, mut key, mut filters) = (plan, bare(key).clone(), Vec::new());
     loop {
+        // A column that the query itself names like ours would be taken for it.
+        if plan.schema().iter().any(|(_, field)| field.name() == DISTANCE) {
+            return None;
+        }
         match plan {
             LogicalPlan::Projection(p) => {
                 key = bare(&through_projection(key, p)?).clone();
@@ -113,16 +122,20 @@ fn find(plan: &LogicalPlan, key: &Expr) -> Option<Found> {
                 plan = &a.input;
             }
             LogicalPlan::Filter(f) => {
-                obstacle = Some("the index cannot evaluate the condition");
+                filters.push(f);
                 plan = &f.input;
             }
-            LogicalPlan::TableScan(scan) => return at_scan(scan, &key, obstacle),
+            LogicalPlan::TableScan(scan) => {
+                let mut found = at_scan(scan, &key)?;
+                found.conditions = !filters.into_iter().all(|f| nearer_than(f, &found));
+                return Some(found);
+            }
             _ => return None,
         }
     }
 }
 
-fn at_scan(scan: &TableScan, key: &Expr, obstacle: Option<&'static str>) -> Option<Found> {
+fn at_scan(scan: &TableScan, key: &Expr) -> Option<Found> {
     let provider = source_as_provider(&scan.source).ok()?;
     let collection = provider.downcast_ref::<Collection>()?;
     // A note or a search: this scan has been visited.
@@ -134,8 +147,26 @@ fn at_scan(scan: &TableScan, key: &Expr, obstacle: Option<&'static str>) -> Opti
         function,
         query,
         collection: Arc::new(collection.with(Access::Scan { note: None })),
-        obstacle,
+        conditions: false,
         limited: scan.fetch.is_some(),
+    })
+}
+
+/// Whether a condition only bounds the distance that is searched for: `distance < x`. Then it holds for a first part
+/// of the rows in their order, and the k nearest of those are those of the k nearest of all.
+fn nearer_than(filter: &Filter, found: &Found) -> bool {
+    let distance = |e: &Expr| same_distance(bare(e), &filter.input, found);
+    let (below, above) = match found.function {
+        Function::InnerProduct => ([Operator::Gt, Operator::GtEq], [Operator::Lt, Operator::LtEq]),
+        _ => ([Operator::Lt, Operator::LtEq], [Operator::Gt, Operator::GtEq]),
+    };
+    split_conjunction(&filter.predicate).into_iter().all(|e| match e {
+        Expr::BinaryExpr(BinaryExpr { left, op, right }) => match (left.as_ref(), right.as_ref()) {
+            (call, Expr::Literal(..)) => below.contains(op) && distance(call),
+            (Expr::Literal(..), call) => above.contains(op) && distance(call),
+            _ => false,
+        },
+        _ => false,
     })
 }
 
@@ -241,9 +272,9 @@ fn replace_scan(
             LogicalPlan::SubqueryAlias(SubqueryAlias::try_new(Arc::new(input), a.alias.clone())?)
         }
         LogicalPlan::Filter(f) => {
-            let mut filter = f.clone();
-            filter.input = Arc::new(replace_scan(&f.input, found, scan, carried)?);
-            LogicalPlan::Filter(filter)
+            let input = replace_scan(&f.input, found, scan, carried)?;
+            let predicate = use_distance(f.predicate.clone(), &f.input, &input, found)?.data;
+            LogicalPlan::Filter(Filter::try_new(predicate, Arc::new(input))?)
         }
         LogicalPlan::Projection(p) => {
             projected(p, found, replace_scan(&p.input, found, scan, carried)?, carried)?
@@ -253,31 +284,41 @@ fn replace_scan(
 }
 
 fn projected(p: &Projection, found: &Found, input: LogicalPlan, carried: bool) -> Result<LogicalPlan> {
-    let column = offered(&input);
     let mut columns = p.expr.clone();
-    if input.schema().iter().any(|(_, field)| field.name() == DISTANCE) {
-        let names = NamePreserver::new_for_projection();
-        for expr in &mut columns {
-            let name = names.save(expr);
-            let replaced = expr.clone().transform_down(|e| {
-                Ok(if same_distance(&e, &p.input, found) {
-                    Transformed::yes(match found.function {
-                        Function::InnerProduct => Expr::Negative(Box::new(column.clone())),
-                        _ => column.clone(),
-                    })
-                } else {
-                    Transformed::no(e)
-                })
-            })?;
-            if replaced.transformed {
-                *expr = name.restore(replaced.data);
-            }
-        }
-        if carried {
-            columns.push(column);
+    let names = NamePreserver::new_for_projection();
+    for expr in &mut columns {
+        let name = names.save(expr);
+        let replaced = use_distance(expr.clone(), &p.input, &input, found)?;
+        if replaced.transformed {
+            *expr = name.restore(replaced.data);
         }
     }
+    if carried {
+        columns.push(offered(&input));
+    }
     Ok(LogicalPlan::Projection(Projection::try_new(columns, Arc::new(input))?))
+}
+
+/// `expr` over `new`, which replaces `old`, with the distance taken from its column where `new` offers that.
+fn use_distance(
+    expr: Expr,
+    old: &LogicalPlan,
+    new: &LogicalPlan,
+    found: &Found,
+) -> Result<Transformed<Expr>> {
+    if !new.schema().iter().any(|(_, field)| field.name() == DISTANCE) {
+        return Ok(Transformed::no(expr));
+    }
+    let column = offered(new);
+    expr.transform_down(|e| {
+        Ok(match same_distance(&e, old, found) {
+            false => Transformed::no(e),
+            true if found.function == Function::InnerProduct => {
+                Transformed::yes(Expr::Negative(Box::new(column.clone())))
+            }
+            true => Transformed::yes(column.clone()),
+        })
+    })
 }
 
 /// Whether `expr`, over the output of `plan`, is the distance that the search offers.

@@ -34,8 +34,11 @@ const SCHEMA: &str = "public";
 pub(crate) fn base() -> &'static SessionState {
     static BASE: OnceLock<SessionState> = OnceLock::new();
     BASE.get_or_init(|| {
+        let ours = distance::functions();
         let mut functions = SessionStateDefaults::default_scalar_functions();
-        functions.extend(distance::functions());
+        // Left in, one of theirs would come back under its own name through an alias, in some sessions.
+        functions.retain(|f| ours.iter().all(|o| o.name() != f.name()));
+        functions.extend(ours);
         let mut planners: Vec<Arc<dyn ExprPlanner>> = vec![Arc::new(Milliseconds)];
         planners.extend(SessionStateDefaults::default_expr_planners());
         SessionStateBuilder::new()
@@ -70,10 +73,13 @@ pub(super) fn with_tables(
         .with_disk_manager_builder(DiskManagerBuilder::default().with_mode(DiskManagerMode::Disabled))
         .build_arc()
         .map_err(bad)?;
-    Ok(SessionStateBuilder::new_from_existing(base().clone())
+    let mut state = SessionStateBuilder::new_from_existing(base().clone())
         .with_catalog_list(Arc::new(catalogs))
         .with_runtime_env(runtime)
-        .build())
+        .build();
+    // The one `now()` of the query.
+    state.mark_start_execution();
+    Ok(state)
 }
 
 fn config() -> SessionConfig {

@@ -4,7 +4,7 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use arrow::array::{
-    Array, ArrayRef, BooleanArray, FixedSizeListArray, Float16Array, Float32Array, RecordBatch,
+    ArrayRef, BooleanArray, FixedSizeListArray, Float16Array, Float32Array, RecordBatch,
     new_null_array,
 };
 use arrow::buffer::{MutableBuffer, ScalarBuffer};

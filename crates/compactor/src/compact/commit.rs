@@ -1,0 +1,228 @@
+//! The order of a compaction's writes: everything it made is uploaded, invisible and immutable; then one manifest makes
+//! it true; only then `head` follows and marks of work go (`Collection::publish`).
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use esker_format::head::{CODES_BYTES, Part};
+use esker_format::keys::Made;
+use esker_format::manifest::{Deletes, Manifest, Segment};
+use esker_format::register::{Publish, Refusal};
+use esker_format::segment::deletes;
+use esker_format::{Error, Result};
+use esker_store::{Collection, Commit as Committed, Meter, SegmentReader};
+use futures::future::try_join_all;
+use roaring::RoaringBitmap;
+
+use super::inputs::{Inputs, Kept};
+use super::{Listener, Progress, Report, Round, Stage, Work};
+use crate::build::BuiltSegment;
+
+/// Most commits of others whose marks one round carries over.
+const CARRIES: u32 = 8;
+
+/// A round whose result is made and not yet uploaded.
+pub(super) struct Commit<'a> {
+    pub(super) meter: &'a Meter,
+    pub(super) collection: &'a Arc<Collection>,
+    pub(super) base: Arc<Manifest>,
+    pub(super) inputs: Inputs,
+    pub(super) work: Work,
+    pub(super) built: Option<BuiltSegment>,
+    pub(super) progress: Listener<'a>,
+}
+
+/// Objects to be uploaded, by key.
+type Objects = Vec<(String, Bytes)>;
+
+impl Commit<'_> {
+    pub(super) async fn run(mut self) -> Result<Round> {
+        let token = self.collection.client().seams().token();
+        let base = self.base.version;
+        let made = Made { base, token };
+        let mut objects = Objects::new();
+        let (mut add, mut parts) = (Vec::new(), Vec::new());
+        if let Some(built) = &self.built {
+            objects.push((self.collection.keys().rows(made), built.rows_file.clone()));
+            objects.push((self.collection.keys().index(made), built.index_file.clone()));
+            add.push(segment(made, built));
+            parts.push(part(made, built));
+        }
+        let kept = std::mem::take(&mut self.inputs.kept);
+        let mut mark = Vec::with_capacity(kept.len());
+        for kept in &kept {
+            let bitmap = kept.reader.deleted() | kept.marks.keys().copied().collect::<RoaringBitmap>();
+            let (deletes, bytes) = self.deletes(&bitmap, kept.reader.header().leaf_starts(), &mut objects)?;
+            parts.push(kept_part(kept, bytes));
+            mark.push((kept.reader.segment().made, deletes));
+        }
+        self.inputs.kept = kept;
+        self.upload(objects).await?;
+        let publish = Publish {
+            base,
+            fold: (self.base.watermark, self.work.position),
+            inputs: self.inputs.segments.clone(),
+            remove: self.inputs.merged.iter().map(|m| m.reader.segment().made).collect(),
+            mark,
+            add,
+            accepted: self.work.accepted,
+            pruned: self.work.pruned,
+            recent: std::mem::take(&mut self.work.recent),
+        };
+        self.commit(token, publish, parts).await
+    }
+
+    /// Commits; while others only marked rows of our inputs, takes their marks over and tries again.
+    async fn commit(
+        mut self,
+        token: esker_format::Token,
+        mut publish: Publish,
+        mut parts: Vec<Part>,
+    ) -> Result<Round> {
+        let progress = self.progress;
+        let mut base = Arc::clone(&self.base);
+        for carried in 0..=CARRIES {
+            progress(Progress { stage: Stage::Commit, done: 0, total: 1 });
+            let commit =
+                self.collection.publish(self.meter, &base, token, publish.clone(), parts.clone()).await?;
+            let (refusal, newest) = match commit {
+                Committed::Committed(manifest) => {
+                    progress(Progress { stage: Stage::Commit, done: 1, total: 1 });
+                    return Ok(Round::Done(Box::new(self.report(&manifest, carried))));
+                }
+                Committed::Refused { refusal, newest } => (refusal, newest),
+            };
+            match refusal {
+                Refusal::Marked(_) => {
+                    self.carry(&newest, &mut publish, &mut parts).await?;
+                    base = newest;
+                }
+                // The folded entries or the inputs are another's by now, or what was uploaded may be collected.
+                Refusal::Overtaken | Refusal::BelowFloor => return Ok(Round::Overtaken),
+                other => return Err(other.into_error()),
+            }
+        }
+        Ok(Round::Overtaken)
+    }
+
+    /// Takes over the marks that other commits made since in segments that ours replaces or marks.
+    async fn carry(&mut self, newest: &Manifest, publish: &mut Publish, parts: &mut [Part]) -> Result<()> {
+        let (mut objects, mut carried) = (Objects::new(), RoaringBitmap::new());
+        let order = self.built.as_ref().map(|b| b.order.as_slice()).unwrap_or_default();
+        let mut ordinals: BTreeMap<u32, u32> = BTreeMap::new();
+        let mut moved = Vec::new();
+        for input in &mut publish.inputs {
+            // One that is gone makes the next try be refused as overtaken.
+            let Some(now) = newest.segments.iter().find(|s| s.made == input.made) else { continue };
+            let reader = SegmentReader::open(self.collection, self.meter, now, None).await?;
+            let theirs = reader.deleted();
+            if let Some(m) = self.inputs.merged.iter().find(|m| m.reader.segment().made == input.made) {
+                for ordinal in theirs - m.reader.deleted() {
+                    match (m.dropped.get(&ordinal), m.moved.binary_search(&ordinal)) {
+                        // Theirs counts it as pruned.
+                        (Some(hash), _) => publish.pruned = publish.pruned - *hash,
+                        (None, Ok(at)) => moved.push((m.first + at) as u32),
+                        (None, Err(_)) => return Err(Error::internal("a row was neither moved nor dropped")),
+                    }
+                }
+            }
+            if let Some(k) = self.inputs.kept.iter().find(|k| k.reader.segment().made == input.made) {
+                let both =
+                    k.marks.iter().filter(|(o, _)| theirs.contains(**o) && !k.reader.deleted().contains(**o));
+                both.for_each(|(_, hash)| publish.pruned = publish.pruned - *hash);
+                let bitmap = theirs | k.marks.keys().copied().collect::<RoaringBitmap>();
+                let (deletes, bytes) =
+                    self.deletes(&bitmap, k.reader.header().leaf_starts(), &mut objects)?;
+                parts
+                    .iter_mut()
+                    .filter(|p| p.made == input.made)
+                    .for_each(|p| p.deletes = Some(bytes.clone()));
+                let marked = publish.mark.iter_mut().filter(|(made, _)| *made == input.made);
+                marked.for_each(|(_, d)| *d = deletes.clone());
+            }
+            input.deletes.clone_from(&now.deletes);
+        }
+        if !moved.is_empty() {
+            ordinals.extend((0u32..).zip(order).map(|(ordinal, row)| (*row, ordinal)));
+        }
+        carried.extend(moved.iter().filter_map(|row| ordinals.get(row)));
+        if let (Some(built), Some(added)) = (&self.built, publish.add.first_mut())
+            && !carried.is_empty()
+        {
+            let (deletes, bytes) = self.deletes(&carried, &built.leaf_starts, &mut objects)?;
+            parts.iter_mut().filter(|p| p.made == added.made).for_each(|p| p.deletes = Some(bytes.clone()));
+            added.deletes = Some(deletes);
+        }
+        self.upload(objects).await
+    }
+
+    /// A new bitmap object.
+    fn deletes(
+        &self,
+        bitmap: &RoaringBitmap,
+        leaf_starts: &[u32],
+        objects: &mut Objects,
+    ) -> Result<(Deletes, Bytes)> {
+        let made = Made { base: self.base.version, token: self.collection.client().seams().token() };
+        let bytes = deletes::encode(bitmap, leaf_starts)?;
+        objects.push((self.collection.keys().deletes(made), bytes.clone()));
+        Ok((Deletes { made, count: bitmap.len(), size: bytes.len() as u64 }, bytes))
+    }
+
+    /// Uploads objects at once.
+    async fn upload(&mut self, objects: Objects) -> Result<()> {
+        let total: u64 = objects.iter().map(|(_, bytes)| bytes.len() as u64).sum();
+        (self.progress)(Progress { stage: Stage::Upload, done: 0, total });
+        let client = self.collection.client();
+        let puts = objects.into_iter().map(|(key, bytes)| {
+            let meter = self.meter.fork();
+            async move { client.put_immutable(&meter, &key, bytes).await }
+        });
+        try_join_all(puts).await?;
+        (self.progress)(Progress { stage: Stage::Upload, done: total, total });
+        self.work.report.bytes_written += total;
+        Ok(())
+    }
+
+    fn report(self, manifest: &Manifest, carried: u32) -> Report {
+        Report {
+            version: manifest.version,
+            committed: true,
+            segments_out: manifest.segments.len(),
+            rows: self.built.as_ref().map_or(0, BuiltSegment::rows),
+            live_rows: manifest.live_rows(),
+            carried,
+            ..self.work.report
+        }
+    }
+}
+
+fn segment(made: Made, built: &BuiltSegment) -> Segment {
+    Segment {
+        made,
+        rows: built.rows(),
+        rows_size: built.rows_file.len() as u64,
+        index_size: built.summary.size,
+        header_size: built.summary.header_len,
+        header_crc: built.summary.header_crc,
+        seqs: built.seqs,
+        deletes: None,
+    }
+}
+
+/// What `head` carries of a new segment.
+fn part(made: Made, built: &BuiltSegment) -> Part {
+    let codes = (built.codes.len() as u64 <= CODES_BYTES).then(|| built.codes.clone());
+    Part { made, header: built.header(), codes, deletes: None }
+}
+
+/// What `head` carries of a segment with a new bitmap.
+fn kept_part(kept: &Kept, deletes: Bytes) -> Part {
+    Part {
+        made: kept.reader.segment().made,
+        header: kept.reader.header().bytes().clone(),
+        codes: kept.part.as_ref().and_then(|p| p.codes.clone()),
+        deletes: Some(deletes),
+    }
+}

@@ -1,0 +1,172 @@
+//! The segments that a compaction reads: those it rewrites, and those in which it marks what the tail overwrote.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+
+use arrow::array::{Array, RecordBatch};
+use esker_format::head::Part;
+use esker_format::manifest::Segment;
+use esker_format::{Result, SetHash};
+use esker_store::segment::all_columns;
+use esker_store::{Collection, Meter, SegmentReader, Snapshot};
+use futures::TryStreamExt;
+use futures::future::try_join_all;
+
+use super::{Listener, Progress, Stage};
+use crate::fold::{Folded, expiries, is_expired, keep};
+use crate::marks::{self, Marks, hash_of};
+use crate::versions::Versions;
+
+/// What a compaction read of older segments.
+pub(super) struct Inputs {
+    /// Every segment that the commit depends on, as in the manifest it started from.
+    pub(super) segments: Vec<Segment>,
+    pub(super) merged: Vec<Merged>,
+    pub(super) kept: Vec<Kept>,
+    /// Rows of merged segments that had expired.
+    pub(super) expired: u64,
+    rows: Vec<RecordBatch>,
+}
+
+/// A segment that is rewritten.
+pub(super) struct Merged {
+    pub(super) reader: SegmentReader,
+    /// Ordinals of the rows that move, ascending.
+    pub(super) moved: Vec<u32>,
+    /// Input row of the first of them; the others follow.
+    pub(super) first: usize,
+    /// Live rows that do not: overwritten, deleted or expired.
+    pub(super) dropped: Marks,
+    /// Sum of the hashes of the rows that move.
+    hash: SetHash,
+}
+
+/// A segment that stays, some of whose rows are dead from now on.
+pub(super) struct Kept {
+    pub(super) reader: SegmentReader,
+    pub(super) marks: Marks,
+    /// What `head` had of it.
+    pub(super) part: Option<Part>,
+}
+
+impl Inputs {
+    pub(super) async fn read(
+        meter: &Meter,
+        collection: &Arc<Collection>,
+        snapshot: &Snapshot,
+        folded: &Folded,
+        merges: &[bool],
+        now_ms: i64,
+        progress: Listener<'_>,
+    ) -> Result<Self> {
+        let segments = &snapshot.manifest.segments;
+        let folds = !snapshot.tail.is_empty();
+        let known = segments.iter().zip(merges).filter(|(_, merge)| folds || **merge);
+        let mut inputs = Inputs {
+            segments: known.map(|(s, _)| s.clone()).collect(),
+            merged: Vec::new(),
+            kept: Vec::new(),
+            expired: 0,
+            rows: Vec::new(),
+        };
+        let total = folded.live_rows
+            + segments.iter().zip(merges).filter(|(_, m)| **m).map(|(s, _)| s.live()).sum::<u64>();
+        let mut done = folded.live_rows;
+        progress(Progress { stage: Stage::Read, done, total });
+        let touched: HashSet<&str> = folded.touched.iter().map(|t| t.id.as_str()).collect();
+        let mut first = 0;
+        for (i, segment) in segments.iter().enumerate().filter(|(i, _)| merges[*i]) {
+            let part = snapshot.parts.get(i).and_then(Option::as_ref);
+            let reader = SegmentReader::open(collection, meter, segment, part).await?.uncached();
+            let merged = inputs.merge(meter, reader, snapshot, &touched, first, now_ms).await?;
+            first += merged.moved.len();
+            inputs.merged.push(merged);
+            done += segment.live();
+            progress(Progress { stage: Stage::Read, done, total });
+        }
+        if touched.is_empty() {
+            return Ok(inputs);
+        }
+        let schema = Arc::new(snapshot.schema.clone());
+        let kept = segments.iter().enumerate().filter(|(i, _)| !merges[*i]).map(|(i, segment)| {
+            let (meter, schema) = (meter.fork(), &schema);
+            let part = snapshot.parts.get(i).and_then(Option::as_ref);
+            async move {
+                let reader = SegmentReader::open(collection, &meter, segment, part).await?;
+                let marks = marks::find(&meter, &reader, schema, &folded.touched).await?;
+                Ok::<_, esker_format::Error>(Kept { reader, marks, part: part.cloned() })
+            }
+        });
+        inputs.kept = try_join_all(kept).await?;
+        inputs.kept.retain(|k| !k.marks.is_empty());
+        Ok(inputs)
+    }
+
+    /// Reads the live rows of a segment exactly, and drops those that the tail touched or that expired.
+    async fn merge(
+        &mut self,
+        meter: &Meter,
+        reader: SegmentReader,
+        snapshot: &Snapshot,
+        touched: &HashSet<&str>,
+        first: usize,
+        now_ms: i64,
+    ) -> Result<Merged> {
+        let (mut moved, mut dropped, mut hash) = (Vec::new(), Marks::new(), SetHash::default());
+        {
+            let columns = all_columns(&snapshot.schema);
+            let rows = reader.rows(meter).await?;
+            let live = rows.live(meter, &snapshot.schema, &columns);
+            futures::pin_mut!(live);
+            while let Some(live) = live.try_next().await? {
+                let (versions, expiries) = (Versions::of(&live.batch)?, expiries(&live.batch)?);
+                let mut keeps = Vec::with_capacity(live.ordinals.len());
+                for (i, ordinal) in live.ordinals.iter().enumerate() {
+                    let version = versions.get(i);
+                    let expired = expiries.is_valid(i) && is_expired(expiries.value(i), now_ms);
+                    let overwritten = touched.contains(version.id);
+                    keeps.push(!expired && !overwritten);
+                    if expired || overwritten {
+                        dropped.insert(*ordinal, version.hash());
+                        self.expired += u64::from(!overwritten);
+                    } else {
+                        moved.push(*ordinal);
+                        hash += version.hash();
+                    }
+                }
+                let kept = keep(&live.batch, keeps)?;
+                if kept.num_rows() > 0 {
+                    self.rows.push(kept);
+                }
+            }
+        }
+        Ok(Merged { reader, moved, first, dropped, hash })
+    }
+
+    /// The rows that move, in the order of their numbers.
+    pub(super) fn take_rows(&mut self) -> Vec<RecordBatch> {
+        std::mem::take(&mut self.rows)
+    }
+
+    /// Number of rows that move.
+    pub(super) fn moved_rows(&self) -> u64 {
+        self.merged.iter().map(|m| m.moved.len() as u64).sum()
+    }
+
+    /// Sum of the hashes of rows that move.
+    pub(super) fn moved(&self) -> SetHash {
+        self.merged.iter().map(|m| m.hash).sum()
+    }
+
+    /// Number of rows that were live and are dead from now on.
+    pub(super) fn marked(&self) -> u64 {
+        let dropped = self.merged.iter().map(|m| m.dropped.len());
+        dropped.chain(self.kept.iter().map(|k| k.marks.len())).sum::<usize>() as u64
+    }
+
+    /// Sum of their hashes.
+    pub(super) fn pruned(&self) -> SetHash {
+        let dropped = self.merged.iter().map(|m| hash_of(&m.dropped));
+        dropped.chain(self.kept.iter().map(|k| hash_of(&k.marks))).sum()
+    }
+}

@@ -1,0 +1,381 @@
+use std::collections::BTreeMap;
+
+use esker_format::manifest::Manifest;
+use esker_format::record::Op;
+use esker_format::schema::{Metric, Settings, VectorType};
+use esker_format::segment::index::Section;
+use esker_format::wal::PendingBatch;
+use esker_format::{Name, Token, avro::container::Block};
+use esker_index::SplitMix;
+use esker_store::segment::all_columns;
+use esker_store::{Backend, Client, Seams, SegmentReader, Store};
+use futures::TryStreamExt;
+use object_store::memory::InMemory;
+use object_store::{ObjectStoreExt, PutPayload};
+
+use super::*;
+use crate::fixture::{self, NOW, Write, clustered, put};
+use crate::versions::versions;
+
+const D: u32 = 6;
+
+/// A store in memory, a collection, and what it should hold.
+struct World {
+    objects: Arc<InMemory>,
+    collection: Arc<Collection>,
+    truth: BTreeMap<String, Vec<f32>>,
+    accepted: u64,
+    token: u128,
+}
+
+fn process(objects: &Arc<InMemory>, seed: u64) -> Store {
+    Store::new(Client::new(Backend::new(objects.clone()), Seams::simulated(seed)))
+}
+
+fn name() -> Name {
+    Name::new("books").unwrap()
+}
+
+impl World {
+    async fn new(vector_type: VectorType) -> Self {
+        let objects = Arc::new(InMemory::new());
+        let settings = Settings { dimension: D, metric: Metric::Cosine, vector_type };
+        let store = process(&objects, 1);
+        let meter = Meter::new();
+        let collection = store.create(&meter, &name(), settings, fixture::schema()).await.unwrap();
+        World { objects, collection, truth: BTreeMap::new(), accepted: 0, token: 0 }
+    }
+
+    /// Another process that knows nothing yet.
+    async fn process(&self, seed: u64) -> Arc<Collection> {
+        process(&self.objects, seed).collection(&Meter::new(), &name()).await.unwrap()
+    }
+
+    /// One entry of the log per call: runs of writes with one operation become its batches.
+    async fn write(&mut self, writes: &[Write]) {
+        for write in writes {
+            let mut data = Vec::new();
+            let op = put(&mut data, write);
+            self.append(op, Block { rows: 1, data: data.into() }).await;
+            match write {
+                Write::Delete { id } => drop(self.truth.remove(id)),
+                Write::Upsert { id, expires_at, .. } if expires_at.is_some_and(|e| e <= NOW) => {
+                    drop(self.truth.remove(id));
+                }
+                Write::Upsert { id, vector, .. } => drop(self.truth.insert(id.clone(), vector.clone())),
+            }
+        }
+    }
+
+    /// All upserts as one entry.
+    async fn import(&mut self, first: usize, vectors: Vec<Vec<f32>>) {
+        let mut data = Vec::new();
+        let rows = vectors.len() as u64;
+        for (n, vector) in (first..).zip(vectors) {
+            let id = format!("record-{n}");
+            put(&mut data, &Write::Upsert { id: id.clone(), vector: vector.clone(), expires_at: None });
+            self.truth.insert(id, vector);
+        }
+        self.append(Op::Upsert, Block { rows, data: data.into() }).await;
+    }
+
+    async fn append(&mut self, op: Op, block: Block) {
+        self.token += 1;
+        self.accepted += block.rows;
+        let batch = PendingBatch { token: Token(self.token), op, arrived_ms: NOW, blocks: vec![block] };
+        self.collection.append(&Meter::new(), batch, true).await.unwrap();
+    }
+
+    async fn compact(&self) -> Report {
+        compactor().compact(&Meter::new(), &self.collection, &|_| {}).await.unwrap()
+    }
+
+    async fn manifest(&self) -> Arc<Manifest> {
+        self.process(99).await.manifest(&Meter::new()).await.unwrap()
+    }
+
+    /// A fresh process finds exactly what it should, and every sum of hashes is that of the rows found.
+    async fn check(&self) -> Arc<Manifest> {
+        let (collection, meter) = (self.process(77).await, Meter::new());
+        let snapshot = collection.snapshot(&meter).await.unwrap();
+        assert!(snapshot.tail.is_empty());
+        let manifest = snapshot.manifest.clone();
+        let mut found = BTreeMap::new();
+        let mut live = SetHash::default();
+        for (i, segment) in manifest.segments.iter().enumerate() {
+            let part = snapshot.parts[i].as_ref().expect("head has every segment");
+            let reader = SegmentReader::open(&collection, &meter, segment, Some(part)).await.unwrap();
+            let codes = reader.section(&meter, Section::Codes).await.unwrap();
+            assert_eq!(part.codes.as_ref(), Some(&codes));
+            assert_eq!(part.deletes.is_some(), segment.deletes.is_some());
+            let (columns, rows) = (all_columns(&snapshot.schema), reader.rows(&meter).await.unwrap());
+            let batches: Vec<_> = rows.live(&meter, &snapshot.schema, &columns).try_collect().await.unwrap();
+            let count: usize = batches.iter().map(|b| b.batch.num_rows()).sum();
+            assert_eq!(count as u64, segment.live());
+            for b in &batches {
+                let vectors = vectors(&b.batch);
+                for (v, vector) in versions(&b.batch).unwrap().zip(vectors) {
+                    live += v.hash();
+                    assert!(found.insert(v.id.to_owned(), vector).is_none(), "{} is there twice", v.id);
+                }
+            }
+        }
+        assert_eq!(found.len(), self.truth.len());
+        assert_eq!(found, self.truth);
+        assert_eq!(manifest.hashes.live, live);
+        assert!(manifest.hashes.conserved());
+        manifest
+    }
+}
+
+fn vectors(batch: &arrow::array::RecordBatch) -> Vec<Vec<f32>> {
+    use arrow::array::AsArray;
+    use arrow::datatypes::Float32Type;
+    let values = batch.column(1).as_fixed_size_list().values();
+    let values = arrow::compute::cast(values, &arrow::datatypes::DataType::Float32).unwrap();
+    values.as_primitive::<Float32Type>().values().chunks(D as usize).map(<[f32]>::to_vec).collect()
+}
+
+fn compactor() -> Compactor {
+    Compactor::new(Options { threads: 2, seed: 3 })
+}
+
+/// Vectors that f16 holds exactly.
+fn exact(rows: usize, seed: u64) -> Vec<Vec<f32>> {
+    let mut random = SplitMix::new(seed);
+    (0..rows)
+        .map(|_| (0..D).map(|_| random.below(2048) as f32 / 256.0 - 4.0 + 1.0 / 512.0).collect())
+        .collect()
+}
+
+fn upsert(id: &str, vector: Vec<f32>) -> Write {
+    Write::Upsert { id: id.into(), vector, expires_at: None }
+}
+
+fn delete(n: usize) -> Write {
+    Write::Delete { id: format!("record-{n}") }
+}
+
+#[tokio::test(start_paused = true)]
+async fn with_nothing_to_do_nothing_is_written() {
+    let mut world = World::new(VectorType::F32).await;
+    let idle = world.compact().await;
+    assert_eq!((idle.committed, idle.version, idle.io.puts), (false, 1, 0));
+    world.import(0, clustered(50, D as usize, 1)).await;
+    let done = world.compact().await;
+    assert_eq!((done.committed, done.version, done.rows, done.folded_entries), (true, 2, 50, 1));
+    let again = world.compact().await;
+    assert_eq!((again.committed, again.version, again.io.puts), (false, 2, 0));
+    world.check().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn overwritten_and_deleted_rows_of_kept_segments_are_marked() {
+    for count in [3, 300] {
+        let mut world = World::new(VectorType::F32).await;
+        world.import(0, clustered(2400, D as usize, 1)).await;
+        world.compact().await;
+        // Few are looked up one by one, many by walking the map; both are confirmed by id.
+        world.import(5, clustered(count, D as usize, 2)).await;
+        world.write(&[delete(0), delete(2399), delete(5)]).await;
+        world.write(&[Write::Delete { id: "never there".into() }]).await;
+        let report = world.compact().await;
+        assert_eq!((report.marked, report.merged, report.segments_out), (count as u64 + 2, 0, 2));
+        assert_eq!(report.rows, count as u64 - 1);
+        let manifest = world.check().await;
+        assert_eq!(manifest.segments[0].deletes.as_ref().unwrap().count, count as u64 + 2);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn small_segments_merge_and_hollow_ones_are_rewritten() {
+    let mut world = World::new(VectorType::F16).await;
+    world.import(0, exact(300, 1)).await;
+    world.compact().await;
+    world.import(1000, exact(100, 2)).await;
+    let merged = world.compact().await;
+    assert_eq!((merged.merged, merged.segments_out, merged.rows), (1, 1, 400));
+    for n in 0..150 {
+        world.write(&[delete(n)]).await;
+    }
+    let marked = world.compact().await;
+    assert_eq!((marked.merged, marked.marked, marked.rows, marked.segments_out), (0, 150, 0, 1));
+    let rewritten = world.compact().await;
+    assert_eq!((rewritten.merged, rewritten.rows, rewritten.committed), (1, 250, true));
+    let manifest = world.check().await;
+    assert_eq!(manifest.segments[0].deletes, None);
+    assert!(!world.compact().await.committed);
+}
+
+#[tokio::test(start_paused = true)]
+async fn everything_deleted_leaves_no_segment() {
+    let mut world = World::new(VectorType::F32).await;
+    world.import(0, clustered(20, D as usize, 1)).await;
+    world.compact().await;
+    for n in 0..20 {
+        world.write(&[delete(n)]).await;
+    }
+    world.compact().await;
+    let report = world.compact().await;
+    assert_eq!((report.segments_out, report.live_rows), (0, 0));
+    let manifest = world.check().await;
+    assert_eq!(manifest.hashes.live, SetHash::default());
+}
+
+#[tokio::test(start_paused = true)]
+async fn expired_rows_go_when_their_grace_is_over() {
+    let mut world = World::new(VectorType::F32).await;
+    let clock = world.collection.client().seams().clock.clone();
+    let soon = clock.now_ms() + 1000;
+    let long_ago = clock.now_ms() - esker_format::limits::EXPIRY_GRACE_MS;
+    let with = |id: &str, expires_at| Write::Upsert { id: id.into(), vector: vec![1.0; 6], expires_at };
+    world.write(&[with("a", Some(soon)), with("b", Some(long_ago)), with("c", None)]).await;
+    world.truth.remove("b");
+    let report = world.compact().await;
+    assert_eq!((report.rows, report.expired), (2, 1));
+    world.check().await;
+    clock.sleep(Duration::from_secs(302)).await;
+    world.write(&[with("d", None)]).await;
+    let report = world.compact().await;
+    assert_eq!((report.rows, report.expired, report.merged), (2, 1, 1));
+    world.truth.remove("a");
+    world.check().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn random_writes_and_compactions_keep_what_an_oracle_keeps() {
+    for seed in 0..6 {
+        let mut world = World::new(VectorType::F16).await;
+        let mut random = SplitMix::new(seed);
+        for cycle in 0..7 {
+            for _ in 0..1 + random.below(3) {
+                let (first, count) = (random.below(60), 1 + random.below(40));
+                world.import(first, exact(count, seed * 100 + cycle)).await;
+                for _ in 0..random.below(8) {
+                    world.write(&[delete(random.below(120))]).await;
+                }
+            }
+            let report = world.compact().await;
+            assert!(report.committed && report.segments_out <= plan::MOST_SEGMENTS);
+            world.check().await;
+        }
+        while world.compact().await.committed {
+            world.check().await;
+        }
+    }
+}
+
+async fn ready<'a>(meter: &'a Meter, collection: &'a Arc<Collection>) -> Box<Commit<'a>> {
+    match compactor().prepare(meter, collection, &|_| {}).await.unwrap() {
+        Prepared::Ready(commit) => commit,
+        Prepared::Nothing(_) => panic!("there is work"),
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn of_two_rivals_one_starts_again() {
+    let mut world = World::new(VectorType::F32).await;
+    world.import(0, clustered(60, D as usize, 1)).await;
+    let (meter, rival) = (Meter::new(), world.process(8).await);
+    let late = ready(&meter, &rival).await;
+    world.compact().await;
+    assert!(matches!(late.run().await.unwrap(), Round::Overtaken));
+    let manifest = world.check().await;
+    assert_eq!((manifest.version, manifest.segments.len()), (2, 1));
+
+    world.import(30, clustered(60, D as usize, 2)).await;
+    let (one, other) = (compactor(), compactor());
+    let (a, b) = futures::join!(
+        one.compact(&meter, &world.collection, &|_| {}),
+        other.compact(&meter, &rival, &|_| {})
+    );
+    let committed = [a.unwrap(), b.unwrap()].map(|r| r.committed);
+    assert_eq!(committed.iter().filter(|c| **c).count(), 1);
+    world.check().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn marks_of_a_rival_are_carried_over() {
+    let mut world = World::new(VectorType::F32).await;
+    let expires_at = Some(world.collection.client().seams().clock.now_ms() + 1000);
+    world.import(0, clustered(400, D as usize, 1)).await;
+    for n in 400..410 {
+        let id = format!("record-{n}");
+        world.write(&[Write::Upsert { id, vector: vec![1.0; 6], expires_at }]).await;
+    }
+    world.compact().await;
+    for n in 0..110 {
+        world.write(&[delete(n)]).await;
+    }
+    let marked = world.compact().await;
+    assert_eq!(marked.marked, 110);
+    world.collection.client().seams().clock.sleep(Duration::from_secs(400)).await;
+    // Ours rewrites the hollow segment; before it commits, a rival that only folds marks more rows there, one of which
+    // ours drops because it expired.
+    let (meter, rival, own) = (Meter::new(), world.process(8).await, world.collection.clone());
+    let ours = ready(&meter, &own).await;
+    world.write(&[delete(200), delete(201), delete(405)]).await;
+    fold_only(&rival).await;
+    let Round::Done(report) = ours.run().await.unwrap() else { panic!("marks can be carried over") };
+    assert_eq!((report.carried, report.merged, report.expired), (1, 1, 10));
+    (400..410).for_each(|n| drop(world.truth.remove(&format!("record-{n}"))));
+    let manifest = world.check().await;
+    assert_eq!(manifest.segments.len(), 1);
+    assert_eq!(manifest.segments[0].deletes.as_ref().unwrap().count, 2);
+}
+
+/// Folds a tail of deletes without merging anything.
+async fn fold_only(collection: &Arc<Collection>) {
+    let meter = Meter::new();
+    let snapshot = collection.snapshot_newest(&meter).await.unwrap();
+    let folded = fold(collection.id(), &snapshot.rows, NOW).unwrap();
+    let none = vec![false; snapshot.manifest.segments.len()];
+    let inputs = Inputs::read(&meter, collection, &snapshot, &folded, &none, NOW, &|_| {}).await.unwrap();
+    let work = Work::new(&snapshot, &inputs, &folded);
+    let base = snapshot.manifest.clone();
+    let commit = Commit { meter: &meter, collection, base, inputs, work, built: None, progress: &|_| {} };
+    assert!(matches!(commit.run().await.unwrap(), Round::Done(_)));
+}
+
+#[tokio::test(start_paused = true)]
+async fn corrupt_bytes_are_refused_by_name_and_nothing_is_committed() {
+    let mut world = World::new(VectorType::F32).await;
+    world.import(0, clustered(40, D as usize, 1)).await;
+    world.compact().await;
+    world.import(100, clustered(40, D as usize, 2)).await;
+    let manifest = world.manifest().await;
+    let keys = world.collection.keys();
+    let made = manifest.segments[0].made;
+    for key in [keys.wal(2), keys.rows(made), keys.index(made)] {
+        let path = object_store::path::Path::parse(&key).unwrap();
+        let good = world.objects.get(&path).await.unwrap().bytes().await.unwrap();
+        let mut bad = good.to_vec();
+        let at = bad.len() / 2;
+        bad[at] ^= 4;
+        world.objects.put(&path, PutPayload::from(bad)).await.unwrap();
+        let head = object_store::path::Path::parse(keys.head()).unwrap();
+        let kept = world.objects.get(&head).await.unwrap().bytes().await.unwrap();
+        world.objects.delete(&head).await.unwrap();
+        let refused = compactor().compact(&Meter::new(), &world.process(4).await, &|_| {}).await;
+        if let Err(e) = &refused {
+            assert_eq!(e.kind(), Kind::Corrupt, "{e}");
+            assert!(e.to_string().contains(&key), "{e} does not name {key}");
+            assert_eq!(world.manifest().await.version, 2);
+        }
+        // The index is read in parts, and this bit may be of none that a merge needs.
+        assert!(refused.is_err() || key.ends_with(".index"), "{key}");
+        world.objects.put(&path, PutPayload::from(good)).await.unwrap();
+        world.objects.put(&head, PutPayload::from(kept)).await.unwrap();
+    }
+    world.compact().await;
+    world.check().await;
+}
+
+#[test]
+fn a_compaction_can_move_between_threads() {
+    fn send<T: Send>(_: T) {}
+    async fn whole(collection: Arc<Collection>) -> Result<Report> {
+        compactor().compact(&Meter::new(), &collection, &|_| {}).await
+    }
+    let _ = |collection| send(whole(collection));
+}

@@ -1,0 +1,119 @@
+//! Rows for people and for programs: a table of cells, or JSON.
+
+use arrow::array::{Array, ArrayRef, FixedSizeListArray, ListArray, RecordBatch};
+use arrow::datatypes::{DataType, SchemaRef};
+use arrow::json::ArrayWriter;
+use arrow::util::display::{ArrayFormatter, FormatOptions};
+use esker_format::record::Value;
+use esker_format::{Error, Result};
+use esker_query::Hit;
+
+use crate::output::table;
+
+/// Elements of a list that a table shows.
+const SHOWN: usize = 4;
+/// Characters of a cell that a table shows.
+const CELL: usize = 300;
+
+/// Rows of a query as a table; a plan as it is, since its indentation means something.
+pub fn table_of(schema: &SchemaRef, batches: &[RecordBatch]) -> Result<String> {
+    let names: Vec<&str> = schema.fields().iter().map(|f| f.name().as_str()).collect();
+    let plan = names == ["plan_type", "plan"];
+    let mut text = String::new();
+    let mut rows = table(&names);
+    for batch in batches {
+        for row in 0..batch.num_rows() {
+            let cells = batch.columns().iter().map(|c| cell_at(c, row)).collect::<Result<Vec<_>>>()?;
+            match plan {
+                true => text.push_str(&format!("{}\n{}\n", cells[0], cells[1])),
+                false => drop(rows.add_row(cells.iter().map(|c| shorten(c)))),
+            }
+        }
+    }
+    Ok(if plan { text } else { rows.to_string() })
+}
+
+/// Rows of a query as a JSON array of objects. Missing values are left out.
+pub fn json_of(batches: &[RecordBatch]) -> Result<serde_json::Value> {
+    let wrong = |e| Error::internal("the rows cannot be written as JSON").with_source(e);
+    let mut writer = ArrayWriter::new(Vec::new());
+    for batch in batches {
+        writer.write(batch).map_err(wrong)?;
+    }
+    writer.finish().map_err(wrong)?;
+    let bytes = writer.into_inner();
+    serde_json::from_slice(if bytes.is_empty() { b"[]" } else { &bytes })
+        .map_err(|e| Error::internal("the rows cannot be written as JSON").with_source(e))
+}
+
+fn cell_at(column: &ArrayRef, row: usize) -> Result<String> {
+    if column.is_null(row) {
+        return Ok(String::new());
+    }
+    let list = match column.data_type() {
+        DataType::FixedSizeList(..) => {
+            column.as_any().downcast_ref::<FixedSizeListArray>().map(|l| l.value(row))
+        }
+        DataType::List(..) => column.as_any().downcast_ref::<ListArray>().map(|l| l.value(row)),
+        _ => None,
+    };
+    match list {
+        None => formatted(column, row),
+        Some(items) => {
+            let shown =
+                (0..items.len().min(SHOWN)).map(|i| formatted(&items, i)).collect::<Result<Vec<_>>>()?;
+            Ok(listed(&shown, items.len()))
+        }
+    }
+}
+
+fn formatted(column: &ArrayRef, row: usize) -> Result<String> {
+    let wrong = |e| Error::internal("a value cannot be shown").with_source(e);
+    Ok(ArrayFormatter::try_new(column, &FormatOptions::default()).map_err(wrong)?.value(row).to_string())
+}
+
+fn listed(shown: &[String], all: usize) -> String {
+    match all > shown.len() {
+        true => format!("[{}, … {all}]", shown.join(", ")),
+        false => format!("[{}]", shown.join(", ")),
+    }
+}
+
+/// Hits as a table: rank, id, distance, then the metadata columns that any of them has, or `include` in its order.
+pub fn hits_table(hits: &[Hit], include: Option<&[String]>) -> String {
+    let columns: Vec<&str> = match include {
+        Some(columns) => columns.iter().map(String::as_str).collect(),
+        None => {
+            let keys: std::collections::BTreeSet<_> = hits.iter().flat_map(|h| h.metadata.keys()).collect();
+            keys.into_iter().map(String::as_str).collect()
+        }
+    };
+    let mut heading = vec!["", "id", "distance"];
+    heading.extend(&columns);
+    let mut rows = table(&heading);
+    for hit in hits {
+        let mut cells = vec![hit.rank.to_string(), hit.id.clone(), format!("{:.4}", hit.distance)];
+        cells.extend(columns.iter().map(|c| hit.metadata.get(*c).map(cell).unwrap_or_default()));
+        rows.add_row(cells);
+    }
+    rows.to_string()
+}
+
+/// A metadata value in a table.
+pub fn cell(value: &Value) -> String {
+    match value {
+        Value::Null => String::new(),
+        Value::Bool(v) => v.to_string(),
+        Value::Int(v) => v.to_string(),
+        Value::Float(v) => v.to_string(),
+        Value::String(v) => shorten(v),
+        Value::Strings(v) => listed(&v[..v.len().min(SHOWN)], v.len()),
+    }
+}
+
+fn shorten(text: &str) -> String {
+    match text.char_indices().nth(CELL) {
+        Some((end, _)) => format!("{}…", &text[..end]),
+        None => text.to_owned(),
+    }
+}

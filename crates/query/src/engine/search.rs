@@ -1,0 +1,209 @@
+//! `search`: from the request to the reply.
+
+use esker_format::{Error, Kind, Result};
+use esker_store::Meter;
+use futures::FutureExt;
+
+use super::Reader;
+use super::hits::{Include, hits};
+use super::load::{Loaded, Need, ask, first_leaves};
+use super::nearest::{Found, Scene};
+use super::see::{Access, View};
+use crate::search::{Asked, Explain, Search, SearchReply, SegmentExplain, calibration};
+use crate::segment::{Rows, Want};
+
+impl Reader {
+    /// The nearest rows. A query that has at least k matches returns k hits; expired rows are hidden.
+    ///
+    /// # Errors
+    /// `Invalid`, naming the field, for a request that the collection cannot answer; `NotFound` if there is no such
+    /// collection or no row to search like; `Corrupt`, naming the object, rather than a wrong answer.
+    pub async fn search(&self, meter: &Meter, search: &Search) -> Result<SearchReply> {
+        search.check()?;
+        let now_ms = self.now_ms();
+        let access = Access {
+            consistency: search.consistency,
+            min_position: search.min_position,
+            as_of: search.as_of,
+        };
+        let (view, mut loaded) = self
+            .see(meter, access, |draft| {
+                let read = async move {
+                    search.check_columns(&draft.schema)?;
+                    let hashes: Vec<u64> = search.like.iter().map(|id| draft.id.hash_id(id)).collect();
+                    let need = Need {
+                        filter: search.filter.as_ref(),
+                        resolved: None,
+                        now_ms,
+                        vectors: &search.vectors,
+                        codes: true,
+                        min_recall: search.min_recall,
+                        hashes: &hashes,
+                    };
+                    self.load(draft, need).await
+                };
+                read.boxed()
+            })
+            .await?;
+        let before = meter.fork();
+        let asked: Vec<Asked> = match &search.like {
+            None => loaded.asked.clone(),
+            Some(id) => {
+                let vector = self.vector_of(&before, &view, &loaded, id, now_ms).await?;
+                let asked = ask(&view.manifest.settings, &[vector])?;
+                self.load_codes(&meter.fork(), &mut loaded, &asked, search.min_recall).await?;
+                asked
+            }
+        };
+        let scene = self.scene(meter, &view, &loaded, search.k, search.min_recall, now_ms).await?;
+        let searches = asked.iter().map(|asked| {
+            let (meter, scene) = (meter.fork(), &scene);
+            async move { self.nearest(&meter, scene, asked).await }
+        });
+        let found = futures::future::try_join_all(searches).await?;
+        let include = Include::new(search.include.as_deref(), search.include_vector);
+        let mut results = Vec::with_capacity(found.len());
+        for found in &found {
+            let mut hits = hits(&view, &loaded, found, &include)?;
+            if let Some(most) = search.max_distance {
+                hits.retain(|h| h.distance <= most);
+            }
+            results.push(hits);
+        }
+        let explain = search.explain.then(|| explain(&scene, &found, search.min_recall));
+        Ok(SearchReply {
+            results,
+            position: view.position,
+            version: view.manifest.version,
+            staleness_ms: view.staleness_ms,
+            io: meter.io(),
+            explain,
+        })
+    }
+
+    /// What all vectors of a request are searched in.
+    pub(crate) async fn scene<'a>(
+        &self,
+        meter: &Meter,
+        view: &'a View,
+        loaded: &'a Loaded,
+        k: usize,
+        min_recall: f32,
+        now_ms: i64,
+    ) -> Result<Scene<'a>> {
+        // In memory what the tail superseded costs no request to find; elsewhere it may be known already.
+        let held = !loaded.parts.is_empty() && loaded.parts.iter().all(|p| p.segment.is_held());
+        let superseded = match view.state.superseded(view.manifest.version, view.position) {
+            None if held || view.tail.ids() == 0 => Some(self.superseded(meter, view, loaded).await?),
+            known => known,
+        };
+        let rows: Vec<Rows> = match &superseded {
+            Some(gone) => {
+                let all = loaded.parts.iter().zip(gone.iter());
+                all.map(|(p, gone)| p.rows.clone().without(p.segment.row_count(), gone)).collect()
+            }
+            None => loaded.parts.iter().map(|p| p.rows.clone()).collect(),
+        };
+        let tail = view.tail.rows(loaded.filter.as_deref(), now_ms)?;
+        Ok(Scene { view, loaded, rows, resolved: superseded.is_some(), tail, k, min_recall })
+    }
+
+    /// The vector of the newest version of a row.
+    async fn vector_of(
+        &self,
+        meter: &Meter,
+        view: &View,
+        loaded: &Loaded,
+        id: &str,
+        now_ms: i64,
+    ) -> Result<Vec<f32>> {
+        let missing =
+            || Error::new(Kind::NotFound, format!("there is no row `{}` to search like", id.escape_debug()));
+        match view.tail.get(id) {
+            Some(Some(row)) if !view.tail.expired(row, now_ms)? => return view.tail.vector(row),
+            Some(_) => return Err(missing()),
+            None => {}
+        }
+        for part in &loaded.parts {
+            let rows: Vec<u32> = part.located.iter().flatten().copied().filter(|o| part.lives(*o)).collect();
+            if rows.is_empty() {
+                continue;
+            }
+            let (vectors_meter, payload_meter) = (meter.fork(), meter.fork());
+            let (vectors, payload) = futures::try_join!(
+                part.segment.read_vectors_alone(self.client(), &vectors_meter, &rows),
+                part.segment.read_payload(self.client(), &payload_meter, &view.schema, rows.iter().copied())
+            )?;
+            for ordinal in rows {
+                let Some((block, row)) = payload.row(ordinal).filter(|(b, row)| b.id(*row) == id) else {
+                    continue;
+                };
+                if block.expires_at(row).is_some_and(|at| at < now_ms) {
+                    continue;
+                }
+                if let Some(bytes) = vectors.get(ordinal) {
+                    return Ok(part.segment.floats(bytes));
+                }
+            }
+        }
+        Err(missing())
+    }
+
+    /// Reads the codes for vectors that were not known when the segments were loaded.
+    async fn load_codes(
+        &self,
+        meter: &Meter,
+        loaded: &mut Loaded,
+        asked: &[Asked],
+        min_recall: f32,
+    ) -> Result<()> {
+        if loaded.whole {
+            return Ok(());
+        }
+        let segments: Vec<_> = loaded.parts.iter().map(|p| p.segment.clone()).collect();
+        let leaves = first_leaves(&segments, asked, min_recall);
+        let reads = segments.iter().zip(&leaves).map(|(segment, leaves)| {
+            let (codes_meter, sizes_meter) = (meter.fork(), meter.fork());
+            async move {
+                let codes = segment.read_codes(self.client(), &codes_meter, Want::Leaves(leaves));
+                let sizes = segment.read_payload_sizes(self.client(), &sizes_meter, leaves);
+                futures::try_join!(codes, sizes)
+            }
+        });
+        let read = futures::future::try_join_all(reads).await?;
+        for (part, (codes, ())) in loaded.parts.iter_mut().zip(read) {
+            part.codes = codes;
+            part.idplane = None;
+        }
+        Ok(())
+    }
+}
+
+fn explain(scene: &Scene<'_>, found: &[Found], min_recall: f32) -> Explain {
+    let sum = |of: fn(&Found) -> u64| found.iter().map(of).sum();
+    let segment = |(part, rows): (&super::load::Part, &Rows)| {
+        let (header, limits) = (&part.segment.header, calibration(&part.segment, min_recall));
+        SegmentExplain {
+            rows: u64::from(part.segment.row_count()),
+            matching: rows.count(part.segment.row_count()),
+            leaves: header.leaf_count(),
+            b: limits.b,
+            delta: limits.delta,
+            rerank: limits.rerank,
+            filter: part.plan.clone(),
+        }
+    };
+    Explain {
+        rule: found.first().map_or("tail", |f| f.rule),
+        filter: scene.loaded.filter.as_ref().map(|f| f.to_string()),
+        segments: scene.loaded.parts.iter().zip(&scene.rows).map(segment).collect(),
+        matching: scene.matching(),
+        leaves_probed: sum(|f| f.leaves),
+        codes_scanned: sum(|f| f.codes),
+        rows_reranked: sum(|f| f.reranked),
+        tail_rows: scene.tail.len() as u64 * found.len() as u64,
+        tail_ids: scene.view.tail.ids() as u64,
+        restarts: scene.view.restarts,
+        further_rounds: found.iter().map(|f| f.rounds).sum(),
+    }
+}

@@ -1,0 +1,8 @@
+//! Every read against brute force over what was written, on a store in memory, through the real writer and compactor.
+
+mod cold;
+mod edges;
+mod filters;
+mod fixture;
+mod nearest;
+mod reads;

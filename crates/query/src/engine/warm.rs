@@ -1,0 +1,186 @@
+//! A state of a collection held in memory: searches that send no request and wait for nothing.
+
+use std::sync::Arc;
+
+use arrow::array::{Array, AsArray, StringArray};
+use arrow::compute::concat;
+use esker_format::Error;
+use esker_format::{Result, Seq, limits};
+use esker_index::TopK;
+use esker_store::Meter;
+use futures::FutureExt;
+
+use super::Reader;
+use super::load::{Loaded, Need, ask};
+use super::nearest::{place, tail_row};
+use super::scan::bad_batch;
+use super::see::{Access, View};
+use crate::filter::Filter;
+use crate::search::probe::{Held, probe};
+use crate::search::{Place, TAIL, calibration};
+use crate::segment::{Codes, Mask, Rows};
+use crate::tail::{TailRow, column};
+
+/// Up to this many matching rows every code is looked at (INDEX §3).
+const SCANNED_ROWS: u64 = 64 << 10;
+
+/// One state of a collection in memory. It does not change when the collection does.
+pub struct Warm {
+    reader: Reader,
+    view: View,
+    loaded: Loaded,
+    codes: Vec<Arc<Codes>>,
+    all: WarmFilter,
+    /// Per segment, ids by ordinal.
+    ids: Vec<StringArray>,
+    now_ms: i64,
+}
+
+/// The rows of a [`Warm`] state that pass a filter.
+pub struct WarmFilter {
+    rows: Vec<Rows>,
+    masks: Vec<Mask>,
+    tail: Vec<TailRow>,
+    narrow: bool,
+}
+
+/// A row that a [`Warm`] state found.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct WarmHit {
+    /// The metric's own distance.
+    pub distance: f32,
+    place: Place,
+}
+
+impl Reader {
+    /// Reads the newest state into memory, every byte checked. Later searches through this engine find its segments there,
+    /// too.
+    pub async fn warm(&self, meter: &Meter) -> Result<Warm> {
+        let now_ms = self.now_ms();
+        let (view, mut loaded) = self
+            .see(meter, Access::default(), |draft| {
+                let read = async move {
+                    let meter = draft.meter.clone();
+                    let loaded = self.load(draft, Need { now_ms, ..Need::default() }).await?;
+                    for part in &loaded.parts {
+                        if !part.segment.is_held() {
+                            part.segment.hold(self.client(), &meter.fork()).await?;
+                        }
+                    }
+                    Ok(loaded)
+                };
+                read.boxed()
+            })
+            .await?;
+        loaded.whole = true;
+        let mut ids = Vec::with_capacity(loaded.parts.len());
+        for part in &loaded.parts {
+            let mut groups = Vec::new();
+            for group in 0..part.segment.row_groups() {
+                groups.push(part.segment.read_columns(self.client(), meter, group, &["id"]).await?);
+            }
+            let columns = groups.iter().map(|g| column(g, "id")).collect::<Result<Vec<_>>>()?;
+            ids.push(concat(&columns).map_err(bad_batch)?.as_string::<i32>().clone());
+        }
+        let codes =
+            loaded.parts.iter().map(|p| p.segment.held_codes().cloned().unwrap_or_default()).collect();
+        let none = WarmFilter { rows: Vec::new(), masks: Vec::new(), tail: Vec::new(), narrow: false };
+        let mut warm = Warm { reader: self.clone(), view, codes, all: none, ids, now_ms, loaded };
+        warm.all = warm.passing(meter, None).await?;
+        Ok(warm)
+    }
+}
+
+impl Warm {
+    /// The state.
+    pub fn position(&self) -> Seq {
+        self.view.position
+    }
+
+    /// Number of rows.
+    pub fn rows(&self) -> u64 {
+        let counts =
+            self.all.rows.iter().zip(&self.loaded.parts).map(|(r, p)| r.count(p.segment.row_count()));
+        counts.sum::<u64>() + self.all.tail.len() as u64
+    }
+
+    /// Works out which rows pass a filter, for searches with it.
+    pub async fn filter(&self, meter: &Meter, filter: &Filter) -> Result<WarmFilter> {
+        self.passing(meter, Some(filter)).await
+    }
+
+    async fn passing(&self, meter: &Meter, filter: Option<&Filter>) -> Result<WarmFilter> {
+        let mut draft = self.view.draft.clone();
+        draft.meter = meter.clone();
+        let need = Need { filter, now_ms: self.now_ms, ..Need::default() };
+        let loaded = self.reader.load(draft, need).await?;
+        let gone = self.reader.superseded(meter, &self.view, &loaded).await?;
+        let parts = || loaded.parts.iter();
+        let rows: Vec<Rows> =
+            parts().zip(gone.iter()).map(|(p, g)| p.rows.clone().without(p.segment.row_count(), g)).collect();
+        let masks =
+            parts().zip(&rows).zip(&self.codes).map(|((p, r), c)| Mask::new(&p.segment, r, c)).collect();
+        let matching: u64 = parts().zip(&rows).map(|(p, r)| r.count(p.segment.row_count())).sum();
+        Ok(WarmFilter {
+            tail: self.view.tail.rows(loaded.filter.as_deref(), self.now_ms)?,
+            narrow: filter.is_some() && matching <= SCANNED_ROWS,
+            rows,
+            masks,
+        })
+    }
+
+    /// How many rows pass a filter.
+    pub fn count(&self, filter: &WarmFilter) -> u64 {
+        let counts = filter.rows.iter().zip(&self.loaded.parts).map(|(r, p)| r.count(p.segment.row_count()));
+        counts.sum::<u64>() + filter.tail.len() as u64
+    }
+
+    /// The `k` nearest rows, nearest first.
+    pub fn search(
+        &self,
+        query: &[f32],
+        k: usize,
+        min_recall: f32,
+        filter: Option<&WarmFilter>,
+    ) -> Result<Vec<WarmHit>> {
+        if !(1..=limits::K).contains(&k) {
+            return Err(Error::invalid("k", format!("k is {k}, it must be between 1 and {}", limits::K)));
+        }
+        let asked = ask(&self.view.manifest.settings, &[query.to_vec()])?;
+        let Some(asked) = asked.first() else { return Ok(Vec::new()) };
+        let passing = filter.unwrap_or(&self.all);
+        let mut best = TopK::new(k);
+        for row in &passing.tail {
+            best.push(self.view.tail.distance(*row, &asked.exact)?, place(*row));
+        }
+        let parts = self.loaded.parts.iter().zip(&self.codes);
+        let held: Vec<Held<'_>> = (parts.zip(passing.masks.iter().zip(&passing.rows)))
+            .map(|((part, codes), (mask, rows))| {
+                let margin =
+                    if passing.narrow { f32::INFINITY } else { calibration(&part.segment, min_recall).b };
+                Held { segment: &part.segment, codes, mask, rows, margin }
+            })
+            .collect();
+        probe(asked, &held, &mut best);
+        Ok(best.into_sorted().into_iter().map(|(distance, place)| WarmHit { distance, place }).collect())
+    }
+
+    /// The id of a row that was found.
+    pub fn id(&self, hit: &WarmHit) -> &str {
+        match hit.place {
+            (TAIL, at) => {
+                let (entry, row) = tail_row(at);
+                column(self.view.tail.batch(entry), "id")
+                    .map_or("", |ids| ids.as_string::<i32>().value(row as usize))
+            }
+            (segment, ordinal) => self.ids[segment as usize].value(ordinal as usize),
+        }
+    }
+}
+
+impl std::fmt::Debug for Warm {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let ids: usize = self.ids.iter().map(|i| i.len()).sum();
+        write!(f, "Warm({}, {} rows in segments)", self.view.id, ids)
+    }
+}

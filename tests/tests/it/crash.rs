@@ -1,0 +1,53 @@
+//! Crashes at every call (STYLE §4): a scenario's calls are counted; then each of them in turn goes wrong in each way,
+//! and its process goes on, is cut off, or stops there; others look, everything is done again, and INV-1 to INV-7 and
+//! INV-9 are checked over the stored bytes and over what every client was told.
+
+mod enumerate;
+mod ledger;
+mod scenario;
+mod segment;
+mod truth;
+
+use enumerate::{enumerate, say};
+use scenario::Scenario;
+
+async fn all_of(scenario: Scenario) {
+    let count = enumerate(&scenario).await;
+    say(&format!("crashes during {}: {} calls, {} cases", scenario.name, count.calls, count.cases));
+    assert!(count.calls >= scenario.least_calls, "{}: only {} calls", scenario.name, count.calls);
+}
+
+#[tokio::test(start_paused = true)]
+async fn during_a_first_write() {
+    all_of(scenario::first_write()).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn during_a_group_commit() {
+    all_of(scenario::group_commit()).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn during_an_append_with_body() {
+    all_of(scenario::body()).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn during_an_alter() {
+    all_of(scenario::alter()).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn during_a_publish() {
+    all_of(scenario::publish()).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn during_a_publish_with_a_merge() {
+    all_of(scenario::merge()).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn during_a_drop() {
+    all_of(scenario::end()).await;
+}

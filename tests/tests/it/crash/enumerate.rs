@@ -1,0 +1,297 @@
+//! Goes through a scenario's calls: each goes wrong in each way, under each fate of its process.
+
+use super::ledger::{Batch, Fate, Ledger};
+use super::scenario::{Process, Scenario, Step, id, name};
+use super::truth::{Truth, check};
+use esker_format::{CollectionId, Kind};
+use esker_tests::fault::{Call, CallKind, Mode, Plan};
+use esker_tests::world::World;
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+/// One case as it prints itself: only that one is run.
+const ONLY: &str = "ESKER_CRASH";
+
+/// What becomes of the process whose call went wrong.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Life {
+    /// It goes on, and one fault is nothing that its clients should notice.
+    GoesOn,
+    /// Every later call fails: it is cut off from the store. What it still tells its clients has to be true.
+    CutOff,
+    /// It stops at its next call and tells nobody anything.
+    Dropped,
+}
+
+/// When requests under way land: before anyone looks again, or after everything was done again.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Drain {
+    Before,
+    After,
+}
+
+struct Case<'a> {
+    scenario: &'a Scenario,
+    call: &'a Call,
+    mode: Mode,
+    life: Life,
+    drain: Drain,
+}
+
+impl std::fmt::Display for Case<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let name = self.scenario.name.replace(' ', "-");
+        write!(f, "{name}/{}/{:?}/{:?}/{:?}", self.call.number, self.mode, self.life, self.drain)
+    }
+}
+
+/// Says which case it was when a check of it panics.
+struct Blame<'a>(&'a Case<'a>);
+
+impl Drop for Blame<'_> {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            let (case, call) = (self.0, self.0.call);
+            say(&format!("crash case {case}: {:?} of {} {}", call.kind, call.key, call.options));
+            say(&format!("run only it: {ONLY}={case} cargo test -p esker-tests --test it crash::"));
+        }
+    }
+}
+
+#[expect(clippy::disallowed_macros, clippy::print_stderr, reason = "a test says what it ran")]
+pub fn say(line: &str) {
+    eprintln!("{line}");
+}
+
+#[expect(clippy::disallowed_methods, reason = "how to run one case of many")]
+fn only() -> Option<String> {
+    std::env::var(ONLY).ok()
+}
+
+/// How much was run.
+#[derive(Debug, Default)]
+pub struct Count {
+    pub calls: u64,
+    pub cases: u64,
+}
+
+/// Runs every case of a scenario.
+pub async fn enumerate(scenario: &Scenario) -> Count {
+    let (world, ledger) = (World::new(), Ledger::default());
+    let maker = Process::new(&world, Plan::none(), 1);
+    for step in &scenario.before {
+        step.perform(&maker, &ledger, false).await.unwrap();
+    }
+    let calls = record(scenario, &world, &ledger).await;
+    let mut count = Count { calls: calls.len() as u64, cases: 0 };
+    for call in &calls {
+        for (mode, life, drain) in ways(call) {
+            let case = Case { scenario, call, mode, life, drain };
+            if only().is_none_or(|only| only == case.to_string()) {
+                let _blame = Blame(&case);
+                run(&case, &calls, world.fork(), ledger.fork()).await;
+                count.cases += 1;
+            }
+        }
+    }
+    count
+}
+
+/// The calls when all goes well.
+async fn record(scenario: &Scenario, world: &World, ledger: &Ledger) -> Vec<Call> {
+    let (world, ledger) = (world.fork(), ledger.fork());
+    let (observer, process) = (observe(&world).await, Process::new(&world, Plan::none(), PROCESS));
+    scenario.run(&process, &ledger, false).await.unwrap();
+    let calls = process.faults.calls();
+    judge(&world, &ledger, &[&observer, &process], None).await;
+    calls
+}
+
+/// Every way in which a call goes wrong, and what follows.
+fn ways(call: &Call) -> Vec<(Mode, Life, Drain)> {
+    let mut ways = Vec::new();
+    for life in [Life::GoesOn, Life::CutOff, Life::Dropped] {
+        for mode in Mode::CRASHES {
+            ways.push((mode, life, Drain::Before));
+        }
+        if call.kind.is_write() {
+            ways.push((Mode::ApplyLater, life, Drain::After));
+        }
+        if call.kind == CallKind::Create {
+            ways.push((Mode::Empty409, life, Drain::Before));
+        }
+        // The last call of a process may also have gone well.
+        if life != Life::GoesOn {
+            ways.push((Mode::Ok, life, Drain::Before));
+        }
+    }
+    ways
+}
+
+/// Seeds of the processes of a case.
+const OBSERVER: u64 = 2;
+const PROCESS: u64 = 3;
+const NEXT: u64 = 4;
+const FRESH: u64 = 5;
+
+/// A process that knows the collection, if there is one, as it was before the scenario.
+async fn observe(world: &World) -> Process {
+    let observer = Process::new(world, Plan::none(), OBSERVER);
+    if world.keys("").len() > 1 {
+        observer.read(&[]).await.unwrap();
+    }
+    observer
+}
+
+async fn run(case: &Case<'_>, calls: &[Call], world: World, ledger: Ledger) {
+    let observer = observe(&world).await;
+    let number = case.call.number;
+    let plan = match case.life {
+        Life::GoesOn => Plan::none().at(number, case.mode),
+        Life::CutOff | Life::Dropped => Plan::crash(number, case.mode),
+    };
+    let process = Process::new(&world, plan, PROCESS);
+    let first = case.scenario.run(&process, &ledger, false);
+    match case.life {
+        Life::GoesOn => first.await.unwrap_or_else(|e| panic!("one fault was noticed: {e}")),
+        Life::CutOff => drop(first.await),
+        Life::Dropped => until_next_call(&process, number, first).await,
+    }
+    same_calls(&process.faults.calls(), &calls[..number as usize]);
+
+    if case.drain == Drain::Before {
+        world.land_late();
+    }
+    let before = judge(&world, &ledger, &[&observer], None).await;
+    if case.scenario.drops() {
+        write_to_a_half_dropped(&world, &ledger, &observer).await;
+    }
+
+    // Done again, with the same tokens.
+    let next = match case.life {
+        Life::GoesOn => process,
+        Life::CutOff | Life::Dropped => Process::new(&world, Plan::none(), NEXT),
+    };
+    let again = case.scenario.run(&next, &ledger, true).await;
+    again.unwrap_or_else(|e| panic!("it cannot be done again: {e}"));
+    let after = judge(&world, &ledger, &[&observer, &next], before.as_ref()).await;
+    check_done(case.scenario, &ledger, after.as_ref());
+
+    // What lands now is too late for anything but to be wrong. A writer that knows nothing of all this goes on.
+    world.land_late();
+    match case.scenario.drops() {
+        true => create_once_more(&world, &ledger).await,
+        false => {
+            let late = Step::Append(vec![(Batch::upsert(900, &["late"]), true)]);
+            late.perform(&observer, &ledger, false).await.unwrap();
+        }
+    }
+    judge(&world, &ledger, &[&observer, &next], after.as_ref()).await;
+}
+
+/// Lets the process run until it sends the call after `number`, which stops it.
+async fn until_next_call(process: &Process, number: u64, work: impl Future) {
+    let dead = async {
+        while process.faults.call_count() <= number {
+            process.store.client().seams().clock.sleep(Duration::from_millis(1)).await;
+        }
+    };
+    tokio::select! {
+        biased;
+        _ = work => {}
+        () = dead => {}
+    }
+}
+
+/// Up to the fault the run must be the recorded one, or the enumeration means nothing.
+fn same_calls(calls: &[Call], recorded: &[Call]) {
+    let name = |call: &Call| (call.kind, call.key.clone());
+    assert!(calls.len() >= recorded.len(), "the run has fewer calls than the recorded one");
+    for (call, recorded) in calls.iter().zip(recorded) {
+        assert_eq!(name(call), name(recorded), "call {} is another than recorded", recorded.number);
+    }
+}
+
+/// Reads by processes of every age, and then all the stored bytes.
+async fn judge(
+    world: &World,
+    ledger: &Ledger,
+    readers: &[&Process],
+    earlier: Option<&Truth>,
+) -> Option<Truth> {
+    let fresh = Process::new(world, Plan::none(), FRESH);
+    let ids: BTreeSet<String> = {
+        let book = ledger.book();
+        book.batches.values().flat_map(|(b, _)| b.rows.iter().map(|r| r.id.clone())).collect()
+    };
+    let ids: Vec<&str> = ids.iter().map(String::as_str).collect();
+    let mut views = Vec::new();
+    for reader in readers.iter().copied().chain([&fresh]) {
+        views.push(reader.read(&ids).await);
+    }
+    let truth = check(world, &id(), ledger);
+    let dropped = ledger.book().dropped;
+    for view in views {
+        match (view, &truth) {
+            (Ok(view), Some(truth)) => {
+                assert!(!matches!(dropped, Some(Fate::Acknowledged(_))), "a dropped collection was read");
+                assert_eq!(view.rows, truth.rows, "INV-1: a read at {} sees other rows", view.position);
+                assert_eq!(view.position, truth.last());
+                assert!(view.version <= truth.newest().version);
+            }
+            (Err(e), truth) if matches!(e.kind(), Kind::NotFound | Kind::Gone) => {
+                let may_be_dropped = matches!(dropped, Some(Fate::Acknowledged(_) | Fate::Unknown));
+                assert!(truth.is_none() || may_be_dropped, "INV-1: a reader finds no collection: {e}");
+            }
+            (view, _) => panic!("a read without faults: {view:?}"),
+        }
+    }
+    let created = ledger.book().created;
+    assert!(
+        truth.is_some() || !matches!(created, Some(Fate::Acknowledged(_))),
+        "INV-1: the collection is not there"
+    );
+    if let (Some(truth), Some(earlier)) = (&truth, earlier) {
+        truth.check_follows(earlier);
+    }
+    truth
+}
+
+/// Once everything was done again without faults nothing is open, and nothing is left to do.
+fn check_done(scenario: &Scenario, ledger: &Ledger, truth: Option<&Truth>) {
+    let truth = truth.expect("the collection was created");
+    let book = ledger.book();
+    for (token, (_, fate)) in &book.batches {
+        let stray = scenario.drops() && matches!(fate, Fate::Failed);
+        assert!(matches!(fate, Fate::Acknowledged(_)) || stray, "batch {token} is {fate:?}");
+    }
+    if matches!(scenario.steps.last(), Some(Step::Compact)) {
+        assert_eq!(truth.newest().watermark, truth.last(), "INV-5: a compaction left some of the tail");
+    }
+    if scenario.drops() {
+        assert!(truth.newest().dropped, "the register of a dropped collection has no end");
+    }
+}
+
+/// A drop may be half done now. If a reader finds the collection gone, no writer may be told that it wrote to it.
+async fn write_to_a_half_dropped(world: &World, ledger: &Ledger, writer: &Process) {
+    let gone = Process::new(world, Plan::none(), FRESH).read(&[]).await.is_err();
+    let step = Step::Append(vec![(Batch::upsert(901, &["between"]), true)]);
+    let written = step.perform(writer, ledger, false).await;
+    assert!(!gone || written.is_err(), "INV-1: a write to a collection that is gone was acknowledged");
+    judge(world, ledger, &[writer], None).await;
+}
+
+/// The name is free again, and what it means then is another collection.
+async fn create_once_more(world: &World, ledger: &Ledger) {
+    let book = Ledger::default();
+    let process = Process::new(world, Plan::none(), 9);
+    (Step::Create { text: true }).perform(&process, &book, false).await.unwrap();
+    let write = Step::Append(vec![(Batch::upsert(902, &["anew"]), true)]);
+    write.perform(&process, &book, false).await.unwrap();
+    let view = process.read(&["anew", "a0"]).await.unwrap();
+    let truth = check(world, &CollectionId::new(name(), 2), &book).unwrap();
+    assert_eq!((view.position, view.rows), (1, truth.rows));
+    let old = check(world, &id(), ledger).unwrap();
+    assert!(old.newest().dropped);
+}
