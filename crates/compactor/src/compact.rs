@@ -153,7 +153,7 @@ impl Compactor {
                     tracing::debug!(collection = %collection.id(), round, "another commit was first");
                 }
                 // An input was collected meanwhile.
-                Err(e) if e.kind() == Kind::NotFound && round + 1 < ROUNDS => {
+                Err(e) if is_input_gone(&e, collection) && round + 1 < ROUNDS => {
                     tracing::debug!(collection = %collection.id(), round, error = %e, "an input is gone");
                 }
                 Err(e) => return Err(e),
@@ -219,6 +219,11 @@ impl Compactor {
         let commit = Commit { meter, collection, base: manifest, inputs, work, built, progress };
         Ok(Prepared::Ready(Box::new(commit)))
     }
+}
+
+/// Whether an object is missing of a collection that was found.
+fn is_input_gone(e: &Error, collection: &Collection) -> bool {
+    e.kind() == Kind::NotFound && collection.last_seen().is_some()
 }
 
 /// What a round adds to and takes from the collection.

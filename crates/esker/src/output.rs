@@ -3,7 +3,7 @@
 use std::fmt::Display;
 use std::io::{IsTerminal, Write};
 
-use comfy_table::{ContentArrangement, Table, presets};
+use comfy_table::{ContentArrangement, Table, TableComponent, presets};
 use esker_format::Error;
 use esker_store::Io;
 use serde::Serialize;
@@ -85,12 +85,23 @@ impl Output {
 /// A table for people.
 pub fn table(heading: &[&str]) -> Table {
     let mut table = Table::new();
-    table.load_preset(presets::UTF8_HORIZONTAL_ONLY).set_content_arrangement(ContentArrangement::Dynamic);
+    table.load_preset(presets::NOTHING).set_content_arrangement(ContentArrangement::Dynamic);
+    table
+        .set_style(TableComponent::HeaderLines, '─')
+        .set_style(TableComponent::MiddleHeaderIntersections, '─');
     if !std::io::stdout().is_terminal() {
         table.set_width(120);
     }
     table.set_header(heading.iter().copied());
+    for column in table.column_iter_mut() {
+        column.set_padding((0, 2));
+    }
     table
+}
+
+/// The table without blanks at the ends of its lines.
+pub fn table_text(table: &Table) -> String {
+    table.lines().map(|line| line.trim_end().to_owned()).collect::<Vec<_>>().join("\n")
 }
 
 /// `12,345`.
@@ -104,6 +115,11 @@ pub fn count(n: u64) -> String {
         out.push(digit);
     }
     out
+}
+
+/// `1 row`, `2 rows`.
+pub fn plural(n: u64, one: &str, many: &str) -> String {
+    format!("{} {}", count(n), if n == 1 { one } else { many })
 }
 
 /// `2.9 MB`.
@@ -124,14 +140,12 @@ pub fn bytes(n: u64) -> String {
 
 /// `3 waves · 41 GETs · 2.9 MB · 162 ms · $0.000021`.
 pub fn cost_line(io: &Io, ms: f64) -> String {
-    let plural = |n: u64, one: &str| if n == 1 { format!("1 {one}") } else { format!("{n} {one}s") };
-    let mut line = format!(
-        "{} · {} · {} · {ms:.0} ms · ${:.6}",
-        plural(u64::from(io.waves), "wave"),
-        plural(io.gets, "GET"),
-        bytes(io.bytes_read),
-        io.usd()
-    );
+    let mut line =
+        format!("{} · {}", plural(u64::from(io.waves), "wave", "waves"), plural(io.gets, "GET", "GETs"));
+    if io.puts > 0 {
+        line.push_str(&format!(" · {}", plural(io.puts, "PUT", "PUTs")));
+    }
+    line.push_str(&format!(" · {} · {ms:.0} ms · ${:.6}", bytes(io.bytes_read + io.bytes_written), io.usd()));
     if io.cache_hit_bytes > 0 {
         line.push_str(&format!(" · {} from cache", bytes(io.cache_hit_bytes)));
     }
@@ -141,7 +155,8 @@ pub fn cost_line(io: &Io, ms: f64) -> String {
 /// What `io` was, for programs.
 pub fn io_json(io: &Io) -> serde_json::Value {
     serde_json::json!({
-        "waves": io.waves, "gets": io.gets, "lists": io.lists, "bytes": io.bytes_read,
+        "waves": io.waves, "gets": io.gets, "lists": io.lists, "puts": io.puts, "bytes": io.bytes_read,
+        "bytes_written": io.bytes_written,
         "cache_hit_bytes": io.cache_hit_bytes, "usd": io.usd(),
     })
 }

@@ -8,12 +8,14 @@ use esker_format::record::Value;
 use esker_format::{Error, Result};
 use esker_query::Hit;
 
-use crate::output::table;
+use crate::output::{table, table_text};
 
 /// Elements of a list that a table shows.
 const SHOWN: usize = 4;
-/// Characters of a cell that a table shows.
+/// Characters of a cell that a table shows; those of a hit whose columns nobody chose are shorter.
 const CELL: usize = 300;
+/// See [`CELL`].
+const SHORT_CELL: usize = 60;
 
 /// Rows of a query as a table; a plan as it is, since its indentation means something.
 pub fn table_of(schema: &SchemaRef, batches: &[RecordBatch]) -> Result<String> {
@@ -25,12 +27,12 @@ pub fn table_of(schema: &SchemaRef, batches: &[RecordBatch]) -> Result<String> {
         for row in 0..batch.num_rows() {
             let cells = batch.columns().iter().map(|c| cell_at(c, row)).collect::<Result<Vec<_>>>()?;
             match plan {
-                true => text.push_str(&format!("{}\n{}\n", cells[0], cells[1])),
-                false => drop(rows.add_row(cells.iter().map(|c| shorten(c)))),
+                true => text.push_str(&format!("{}\n{}\n", cells[0], cells[1].trim_end())),
+                false => drop(rows.add_row(cells.iter().map(|c| shorten(c, CELL)))),
             }
         }
     }
-    Ok(if plan { text } else { rows.to_string() })
+    Ok(if plan { text } else { table_text(&rows) })
 }
 
 /// Rows of a query as a JSON array of objects. Missing values are left out.
@@ -81,6 +83,7 @@ fn listed(shown: &[String], all: usize) -> String {
 
 /// Hits as a table: rank, id, distance, then the metadata columns that any of them has, or `include` in its order.
 pub fn hits_table(hits: &[Hit], include: Option<&[String]>) -> String {
+    let most = if include.is_some() { CELL } else { SHORT_CELL };
     let columns: Vec<&str> = match include {
         Some(columns) => columns.iter().map(String::as_str).collect(),
         None => {
@@ -93,10 +96,12 @@ pub fn hits_table(hits: &[Hit], include: Option<&[String]>) -> String {
     let mut rows = table(&heading);
     for hit in hits {
         let mut cells = vec![hit.rank.to_string(), hit.id.clone(), format!("{:.4}", hit.distance)];
-        cells.extend(columns.iter().map(|c| hit.metadata.get(*c).map(cell).unwrap_or_default()));
+        cells.extend(
+            columns.iter().map(|c| hit.metadata.get(*c).map(|v| shorten(&cell(v), most)).unwrap_or_default()),
+        );
         rows.add_row(cells);
     }
-    rows.to_string()
+    table_text(&rows)
 }
 
 /// A metadata value in a table.
@@ -106,13 +111,13 @@ pub fn cell(value: &Value) -> String {
         Value::Bool(v) => v.to_string(),
         Value::Int(v) => v.to_string(),
         Value::Float(v) => v.to_string(),
-        Value::String(v) => shorten(v),
+        Value::String(v) => v.clone(),
         Value::Strings(v) => listed(&v[..v.len().min(SHOWN)], v.len()),
     }
 }
 
-fn shorten(text: &str) -> String {
-    match text.char_indices().nth(CELL) {
+fn shorten(text: &str, most: usize) -> String {
+    match text.char_indices().nth(most) {
         Some((end, _)) => format!("{}…", &text[..end]),
         None => text.to_owned(),
     }

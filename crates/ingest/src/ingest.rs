@@ -154,7 +154,9 @@ async fn append(
         let keys = summary.keys.clone();
         collection
             .alter(meter, move |schema| schema.admit(keys.iter().map(|(k, seen)| (k.as_str(), seen))))
-            .await?;
+            .await
+            // The batch was not sent, whatever became of the schema: its token is the one to call again with.
+            .map_err(|e| if e.kind() == Kind::Unknown { e.with_token(batch.token) } else { e })?;
     }
     collection.append(meter, batch, fresh).await
 }

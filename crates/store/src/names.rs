@@ -86,7 +86,7 @@ impl Store {
     }
 
     /// Drops a collection: the name record, then a last manifest that every later append will see, then the answer.
-    /// `NotFound` if there is none of this name.
+    /// `NotFound` if there is none of this name, `Unknown` if it may be dropped by now or later.
     pub async fn drop_collection(&self, meter: &Meter, name: &Name) -> Result<()> {
         let missing = || Error::new(Kind::NotFound, format!("collection `{name}` does not exist"));
         let bound = self.newest_record(meter, name).await?.ok_or_else(missing)?;
@@ -102,7 +102,13 @@ impl Store {
             NameRecord { n, token: seams.token(), at_ms: seams.clock.now_ms(), state: NameState::Dropped };
         // A rival's record at an even number is a drop as well.
         self.put_record(meter, name, &record).await?;
-        self.finish_drop(meter, name, n).await?;
+        // Whoever looks the name up finishes what this call began, so it can no longer be said to have failed.
+        self.finish_drop(meter, name, n).await.map_err(|e| {
+            Error::new(Kind::Unknown, format!("whether writers know that `{name}` was dropped is unknown: {e}"))
+                .with_hint("drop it again")
+                .with_token(record.token)
+                .with_source(e)
+        })?;
         self.open().remove(name);
         Ok(())
     }
@@ -145,6 +151,11 @@ impl Store {
     async fn begin_bound(&self, meter: &Meter, name: &Name) -> Result<(Arc<Collection>, Begun)> {
         let record = self.newest_record(meter, name).await?;
         let Some(NameRecord { state: NameState::Bound { id, .. }, .. }) = &record else {
+            // Who dropped it may have died before the register's end, which is all that writers who know the
+            // collection look at: none of them may be acknowledged after this answer.
+            if let Some(dropped) = &record {
+                self.finish_drop(meter, name, dropped.n).await?;
+            }
             return Err(Error::new(Kind::NotFound, format!("collection `{name}` does not exist")));
         };
         let collection = Collection::new(self.client.clone(), id.clone());

@@ -322,6 +322,3 @@ struct RowsPiece {
 pub fn all_columns(schema: &Schema) -> Vec<usize> {
     (0..2 + schema.columns.len() + esker_format::schema::TRAILING.len()).collect()
 }
-
-#[cfg(test)]
-mod tests;

@@ -28,6 +28,11 @@ async fn during_a_group_commit() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn during_a_race() {
+    all_of(scenario::race()).await;
+}
+
+#[tokio::test(start_paused = true)]
 async fn during_an_append_with_body() {
     all_of(scenario::body()).await;
 }

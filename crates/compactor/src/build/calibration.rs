@@ -32,7 +32,7 @@ struct Need {
     margin: f32,
     /// δ: the best score of a leaf − the score of this one's leaf.
     reach: f32,
-    /// Rows whose estimates are at most this one's.
+    /// Its place by estimate, from 1; rows of equal estimate, which are as good as always equal, share one.
     rank: u32,
 }
 
@@ -131,7 +131,7 @@ impl Sample<'_> {
         let need = |(_, row): &(f32, u32)| {
             let leaf = self.leaf_starts.partition_point(|start| start <= row) - 1;
             let mine = estimates[*row as usize];
-            let rank = estimates.iter().filter(|e| **e <= mine).count() as u32;
+            let rank = 1 + estimates.iter().filter(|e| **e < mine).count() as u32;
             Need { margin: tenth - scores[leaf], reach: best_leaf - scores[leaf], rank }
         };
         nearest.iter().map(need).collect()

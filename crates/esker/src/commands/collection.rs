@@ -7,7 +7,7 @@ use serde_json::json;
 
 use super::known;
 use crate::args::Collection;
-use crate::output::{Output, bytes, table};
+use crate::output::{Output, bytes, plural, table, table_text};
 use crate::settings::{name, open_store};
 
 pub async fn run(verb: Collection, store: &str, output: &Output) -> Result<()> {
@@ -80,7 +80,7 @@ async fn list(store: &Store, output: &Output) -> Result<()> {
                 &m.live_rows().to_string(),
             ]);
         }
-        table.to_string()
+        table_text(&table)
     });
     Ok(())
 }
@@ -104,15 +104,15 @@ async fn describe(store: &Store, text: &str, output: &Output) -> Result<()> {
             format!("{text} ({})", m.collection),
             format!("  vectors   {} × {}, {}", s.dimension, s.vector_type, s.metric),
             format!(
-                "  indexed   {} rows in {} segments, up to entry {}",
-                m.live_rows(),
-                m.segments.len(),
+                "  indexed   {} in {}, up to entry {}",
+                plural(m.live_rows(), "row", "rows"),
+                plural(m.segments.len() as u64, "segment", "segments"),
                 m.watermark
             ),
             format!(
-                "  tail      {} rows in {} entries, {}",
-                tail_rows(&snapshot),
-                snapshot.tail.len(),
+                "  tail      {} in {}, {}",
+                plural(tail_rows(&snapshot), "row", "rows"),
+                plural(snapshot.tail.len() as u64, "entry", "entries"),
                 bytes(tail_bytes)
             ),
             format!("  position  {} (manifest {})", snapshot.position, m.version),

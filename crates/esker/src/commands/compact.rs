@@ -7,7 +7,7 @@ use indicatif::ProgressBar;
 use serde_json::{Value, json};
 
 use super::known;
-use crate::output::{Output, bytes, cost_line, count, io_json};
+use crate::output::{Output, bytes, cost_line, io_json, plural};
 use crate::progress::bar;
 use crate::settings::{name, open_store, threads};
 
@@ -61,7 +61,6 @@ pub fn text(report: &Report, collection: &Name) -> String {
             segments(report.segments_out)
         );
     }
-    let plural = |n: u64, one: &str, many: &str| format!("{} {}", count(n), if n == 1 { one } else { many });
     let mut parts = vec![format!(
         "folded {} of {}",
         plural(report.folded_rows + report.tombstones, "row", "rows"),
@@ -84,7 +83,7 @@ pub fn text(report: &Report, collection: &Name) -> String {
 }
 
 fn segments(n: usize) -> String {
-    if n == 1 { "1 segment".to_owned() } else { format!("{n} segments") }
+    plural(n as u64, "segment", "segments")
 }
 
 /// The report for programs.

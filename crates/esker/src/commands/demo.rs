@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use esker_format::{Error, Kind, Name, Result};
 use esker_query::Engine;
-use esker_store::{Meter, Store};
+use esker_store::{Location, Meter, Store};
 use serde_json::{Map, Value};
 use tempfile::TempDir;
 
@@ -35,6 +35,7 @@ pub async fn run(args: args::Demo, given: Option<&str>, output: &Output) -> Resu
         output,
         engine: super::engine(&store),
         store,
+        url: url.clone(),
         name,
         files: files.path().to_owned(),
         step: 0,
@@ -63,6 +64,7 @@ fn temporary() -> Result<TempDir> {
 struct Tour<'a> {
     output: &'a Output,
     store: Arc<Store>,
+    url: String,
     engine: Engine,
     name: Name,
     /// A directory of this machine, for the file that is imported.
@@ -84,6 +86,15 @@ impl Tour<'_> {
             Err(e) if matches!(e.kind(), Kind::NotFound | Kind::Gone) => Ok(()),
             Err(e) => Err(e),
         }
+    }
+
+    /// Starts as a new process would, knowing nothing. What is in memory only stays as it is.
+    fn reopen(&mut self) -> Result<()> {
+        if !Location::parse(&self.url)?.is_volatile() {
+            self.store = open_store(&self.url, false)?;
+            self.engine = super::engine(&self.store);
+        }
+        Ok(())
     }
 
     fn heading(&mut self, text: &str) {

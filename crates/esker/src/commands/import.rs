@@ -11,7 +11,7 @@ use serde_json::json;
 
 use super::compact::{compactor, fold, report_json, text as compacted};
 use crate::args::Import;
-use crate::output::{Output, cost_line, count, io_json};
+use crate::output::{Output, cost_line, count, io_json, plural};
 use crate::progress::bar;
 use crate::settings::{name, open_store};
 
@@ -72,8 +72,8 @@ impl Imported {
             line.push_str(&format!(", {} were there from an earlier run", count(skipped)));
         }
         line.push_str(&format!(
-            " ({} batches, {:.1} s, {} rows/s)",
-            count(batches),
+            " ({}, {:.1} s, {} rows/s)",
+            plural(batches, "batch", "batches"),
             self.seconds,
             count(rate)
         ));

@@ -4,13 +4,13 @@ use std::path::Path;
 
 use esker_format::{Error, Kind, Result};
 use esker_query::filter::Filter;
-use esker_query::{Explain, Hit, Search, SearchReply};
+use esker_query::{Explain, FilterPlan, Hit, Search, SearchReply};
 use esker_store::Meter;
 use serde_json::{Value, json};
 
 use super::{engine, known};
 use crate::args::{self, QueryVector};
-use crate::output::{Output, cost_line, io_json};
+use crate::output::{Output, cost_line, io_json, plural};
 use crate::rows::hits_table;
 use crate::settings::{name, open_store};
 
@@ -115,6 +115,21 @@ pub fn hit_json(hit: &Hit) -> Value {
     value
 }
 
+/// ` by 2 attributes and columns text`.
+fn plan_text(plan: &FilterPlan) -> String {
+    let mut by = Vec::new();
+    if plan.attributes > 0 {
+        by.push(plural(plan.attributes as u64, "attribute", "attributes"));
+    }
+    if plan.ids > 0 {
+        by.push(plural(plan.ids as u64, "id", "ids"));
+    }
+    if !plan.columns.is_empty() {
+        by.push(format!("reading {}", plan.columns.join(", ")));
+    }
+    if by.is_empty() { String::new() } else { format!(" (filter by {})", by.join(" and ")) }
+}
+
 fn explain_text(e: &Explain) -> String {
     let mut lines = vec![format!("rule {}", e.rule)];
     if let Some(filter) = &e.filter {
@@ -126,8 +141,14 @@ fn explain_text(e: &Explain) -> String {
     ));
     for (i, s) in e.segments.iter().enumerate() {
         lines.push(format!(
-            "segment {i}: {} rows in {} leaves, {} match ({:?}); b {:.3}, delta {:.3}, rerank {}",
-            s.rows, s.leaves, s.matching, s.filter, s.b, s.delta, s.rerank
+            "segment {i}: {} rows in {} leaves, {} match{}; b {:.3}, delta {:.3}, rerank {}",
+            s.rows,
+            s.leaves,
+            s.matching,
+            plan_text(&s.filter),
+            s.b,
+            s.delta,
+            s.rerank
         ));
     }
     if e.restarts + e.further_rounds > 0 {

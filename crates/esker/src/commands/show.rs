@@ -10,7 +10,7 @@ use serde_json::json;
 
 use super::known;
 use crate::args::{Manifest, Segment, Wal};
-use crate::output::{Output, bytes, table};
+use crate::output::{Output, bytes, table, table_text};
 use crate::settings::{name, open_store};
 
 async fn open(url: &str, meter: &Meter, text: &str) -> Result<Arc<Collection>> {
@@ -78,7 +78,7 @@ pub async fn wal(verb: Wal, store: &str, output: &Output) -> Result<()> {
                 ]);
             }
         }
-        table.to_string()
+        table_text(&table)
     });
     Ok(())
 }
@@ -140,10 +140,14 @@ pub async fn segment(verb: Segment, store: &str, output: &Output) -> Result<()> 
                 bytes(s.index_size),
                 bytes(s.header_size),
                 format!("{}–{}", s.seqs.0, s.seqs.1),
-                s.made.to_string(),
+                s.made.token.to_string(),
             ]);
         }
-        if shown.is_empty() { "no segments: nothing was compacted yet".to_owned() } else { table.to_string() }
+        if shown.is_empty() {
+            "no segments: nothing was compacted yet".to_owned()
+        } else {
+            table_text(&table)
+        }
     });
     Ok(())
 }

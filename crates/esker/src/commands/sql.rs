@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 use super::engine;
 use crate::args::Sql;
-use crate::output::{Output, cost_line, count, io_json};
+use crate::output::{Output, cost_line, io_json, plural};
 use crate::rows::{json_of, table_of};
 use crate::settings::open_store;
 
@@ -28,8 +28,8 @@ pub async fn run(args: Sql, url: &str, output: &Output) -> Result<()> {
         }
         false => output.data(&table_of(&answer.schema, &answer.batches)?),
     }
-    let rows = count(answer.stats.rows as u64);
-    output.dim(format_args!("{rows} rows · {}", cost_line(&meter.io(), ms)));
+    let rows = plural(answer.stats.rows as u64, "row", "rows");
+    output.dim(format_args!("{rows} · {}", cost_line(&meter.io(), ms)));
     Ok(())
 }
 

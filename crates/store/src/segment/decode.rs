@@ -4,8 +4,7 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use arrow::array::{
-    ArrayRef, BooleanArray, FixedSizeListArray, Float16Array, Float32Array, RecordBatch,
-    new_null_array,
+    ArrayRef, BooleanArray, FixedSizeListArray, Float16Array, Float32Array, RecordBatch, new_null_array,
 };
 use arrow::buffer::{MutableBuffer, ScalarBuffer};
 use arrow::compute::{cast, concat_batches, filter_record_batch};

@@ -179,13 +179,11 @@ async fn run(case: &Case<'_>, calls: &[Call], world: World, ledger: Ledger) {
 
     // What lands now is too late for anything but to be wrong. A writer that knows nothing of all this goes on.
     world.land_late();
-    match case.scenario.drops() {
-        true => create_once_more(&world, &ledger).await,
-        false => {
-            let late = Step::Append(vec![(Batch::upsert(900, &["late"]), true)]);
-            late.perform(&observer, &ledger, false).await.unwrap();
-        }
+    if case.scenario.drops() {
+        return create_once_more(&world, &ledger).await;
     }
+    let late = Step::Append(vec![(Batch::upsert(900, &["late"]), true)]);
+    late.perform(&observer, &ledger, false).await.unwrap();
     judge(&world, &ledger, &[&observer, &next], after.as_ref()).await;
 }
 

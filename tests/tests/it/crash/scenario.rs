@@ -5,13 +5,14 @@ use super::truth::{At, Version, newest_of, versions};
 use esker_compactor::{Compactor, Options};
 use esker_format::record::Op;
 use esker_format::schema::{Column, ColumnType, Metric, Schema, Settings, VectorType};
-use esker_format::{CollectionId, Kind, Name, Result, Seq};
+use esker_format::{CollectionId, Error, Kind, Name, Result, Seq};
 use esker_ingest::Ingest;
 use esker_store::segment::all_columns;
 use esker_store::{Backend, Client, Collection, Meter, Seams, SegmentReader, Store};
 use esker_tests::fault::{FaultStore, Plan};
 use esker_tests::world::World;
 use futures::TryStreamExt;
+use futures::future::join_all;
 use object_store::path::Path;
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -91,6 +92,8 @@ pub enum Step {
     Create { text: bool },
     /// At once, each with whether its token was drawn for the call.
     Append(Vec<(Batch, bool)>),
+    /// The same by as many rivals: each opens the collection for itself.
+    Race(Vec<(Batch, bool)>),
     /// Through the writer function, which widens the schema first.
     Ingest(Batch),
     Compact,
@@ -115,15 +118,27 @@ impl Step {
                 ledger.create(create).await
             }
             Step::Append(batches) => {
+                let opened = process.open().await;
                 let sends = batches.iter().map(|(batch, fresh)| {
-                    let meter = &meter;
+                    let (meter, opened) = (&meter, &opened);
                     ledger.batch(batch, async move {
-                        let collection = process.open().await?;
+                        let collection = opened.as_ref().map_err(|e| Error::new(e.kind(), e.to_string()))?;
                         let done = collection.append(meter, batch.pending(), *fresh && !again).await?;
                         Ok(done.position)
                     })
                 });
-                futures::future::join_all(sends).await.into_iter().collect()
+                join_all(sends).await.into_iter().collect()
+            }
+            Step::Race(batches) => {
+                let sends = batches.iter().map(|(batch, fresh)| {
+                    let meter = &meter;
+                    ledger.batch(batch, async move {
+                        let rival = Collection::new(process.store.client().clone(), id());
+                        let done = rival.append(meter, batch.pending(), *fresh && !again).await?;
+                        Ok(done.position)
+                    })
+                });
+                join_all(sends).await.into_iter().collect()
             }
             Step::Ingest(batch) => {
                 let ingest = Ingest::new(process.store.clone());
@@ -224,6 +239,21 @@ pub fn group_commit() -> Scenario {
         before: vec![Step::Create { text: true }, one(Batch::upsert(1, &["a", "b", "c"]), true)],
         steps: vec![Step::Append(group)],
         least_calls: 7,
+    }
+}
+
+/// Three writers that know nothing of each other want the same slots; two of them send one token.
+pub fn race() -> Scenario {
+    let rivals = vec![
+        (Batch::upsert(2, &["a"]), true),
+        (Batch::upsert(3, &["a", "b"]), false),
+        (Batch::upsert(3, &["a", "b"]), false),
+    ];
+    Scenario {
+        name: "rivals",
+        before: vec![Step::Create { text: true }, one(Batch::upsert(1, &["a", "b", "c"]), true)],
+        steps: vec![Step::Race(rivals)],
+        least_calls: 15,
     }
 }
 

@@ -18,7 +18,7 @@ use crate::commands::compact::{fold, report_json, text as compacted};
 use crate::commands::import::import;
 use crate::commands::search::{filter, hit_json};
 use crate::commands::sql::query;
-use crate::output::{bytes, cost_line, count, table};
+use crate::output::{bytes, cost_line, count, table, table_text};
 use crate::rows::{cell, json_of, table_of};
 
 /// The questions that the tour asks, by number.
@@ -68,14 +68,15 @@ async fn compact(tour: &mut Tour<'_>) -> Result<()> {
 }
 
 async fn ask(tour: &mut Tour<'_>, questions: &[Question]) -> Result<()> {
+    tour.reopen()?;
     tour.heading("Search: questions are compared with notes by meaning; 0 is the same, 1 is unrelated");
     let mut asked = Vec::new();
     for (nth, question) in ASKED.iter().filter_map(|n| questions.get(*n)).enumerate() {
         let (reply, cost) = search(tour, Search::new(question.vector.clone(), SHOWN)).await?;
         answers(tour, &question.text, None, &reply);
         match nth {
-            0 => tour.line(&format!("   {cost}   (the first search of this process)")),
-            1 => tour.line(&format!("   {cost}   (from now on only news is asked for)")),
+            0 => tour.line(&format!("   {cost}   (nothing was cached)")),
+            1 => tour.line(&format!("   {cost}")),
             _ => {}
         }
         asked.push(found(&question.text, None, &reply));
@@ -121,8 +122,8 @@ async fn change(tour: &mut Tour<'_>, questions: &[Question]) -> Result<()> {
     row.metadata.insert("text".to_owned(), Metadata::String(text.to_owned()));
     let overwritten = ingest.upsert(&meter, &tour.name, &[row], None).await?;
     let deleted = ingest.delete(&meter, &tour.name, std::slice::from_ref(&first.id), None).await?;
-    tour.line(&format!("   overwrote {} (log entry {})", second.id, overwritten.position));
-    tour.line(&format!("   deleted   {} (log entry {})", first.id, deleted.position));
+    tour.line(&format!("\n   overwrote the text of {} (log entry {})", second.id, overwritten.position));
+    tour.line(&format!("   deleted {} (log entry {})", first.id, deleted.position));
     let (after, _) = search(tour, Search::new(question.vector.clone(), 2)).await?;
     answers(tour, &question.text, Some("after"), &after);
     let value = json!({
@@ -158,7 +159,7 @@ async fn sql(tour: &mut Tour<'_>, questions: &[Question]) -> Result<()> {
     for text in queries {
         tour.line(&format!("\n   > {}", text.replace('\n', "\n     ")));
         let answer = query(&tour.engine, &Meter::new(), &text, &[Param::Vector(vector.clone())]).await?;
-        tour.line(&table_of(&answer.schema, &answer.batches)?);
+        tour.line(&indented(&table_of(&answer.schema, &answer.batches)?));
         answers.push(json!({"query": text, "rows": json_of(&answer.batches)?}));
     }
     tour.note("sql", Value::Array(answers));
@@ -182,7 +183,7 @@ async fn objects(tour: &mut Tour<'_>) -> Result<()> {
     for (kind, (number, size)) in &kinds {
         rows.add_row([(*kind).to_owned(), count(*number), bytes(*size)]);
     }
-    tour.line(&rows.to_string());
+    tour.line(&indented(&table_text(&rows)));
     let objects: Vec<_> =
         kinds.iter().map(|(k, (n, b))| json!({"object": k, "number": n, "bytes": b})).collect();
     tour.note("objects", Value::Array(objects));
@@ -225,6 +226,10 @@ pub fn try_next(tour: &Tour<'_>, store: Option<&str>, kept: bool) {
     ] {
         tour.line(&format!("  {command}{at}"));
     }
+}
+
+fn indented(text: &str) -> String {
+    text.lines().map(|line| format!("   {line}")).collect::<Vec<_>>().join("\n")
 }
 
 async fn search(tour: &Tour<'_>, search: Search) -> Result<(SearchReply, String)> {

@@ -123,7 +123,9 @@ impl Truth {
     fn bound(&self, query: &[f32], k: usize) -> f32 {
         let (exact, mut best) = (Exact::new(self.metric, query), TopK::new(k));
         for (p, part) in self.parts.iter().enumerate() {
-            (0..part.rows).for_each(|row| drop(best.push(part.distance(&exact, row), (p, row))));
+            for row in 0..part.rows {
+                best.push(part.distance(&exact, row), (p, row));
+            }
         }
         best.into_sorted().last().map_or(f32::NEG_INFINITY, |(distance, _)| *distance)
     }

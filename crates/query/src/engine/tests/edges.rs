@@ -6,6 +6,7 @@ use esker_store::{Meter, Method};
 use object_store::{ObjectStore, ObjectStoreExt, PutPayload};
 
 use super::fixture::World;
+use crate::engine::Options;
 use crate::filter::Filter;
 use crate::search::Search;
 
@@ -43,8 +44,8 @@ async fn a_flipped_bit_is_never_a_wrong_answer() {
     let search =
         Search { filter: Some(Filter::sql("number < 300").unwrap()), ..Search::new(world.vector(), 5) };
     let meter = Meter::recording();
-    let truth = world.probing().search(&meter, &search).await.unwrap().results;
-    let mut refused = 0;
+    let truth = world.probing().await.search(&meter, &search).await.unwrap().results;
+    let (mut refused, probe) = (0, Options { whole_codes: 0, ..Options::default() });
     for request in meter.requests().iter().filter(|r| r.method == Method::Get) {
         let path = object_store::path::Path::from(request.key.as_str());
         let Ok(object) = world.objects.get_opts(&path, Default::default()).await else { continue };
@@ -55,7 +56,7 @@ async fn a_flipped_bit_is_never_a_wrong_answer() {
             let mut bad = whole.to_vec();
             bad[at] ^= 1 << (at % 8);
             world.objects.put(&path, PutPayload::from(bad)).await.unwrap();
-            match world.probing().search(&Meter::new(), &search).await {
+            match world.cold_with(probe.clone()).search(&Meter::new(), &search).await {
                 Ok(reply) => assert_eq!(reply.results, truth, "byte {at} of {}", request.key),
                 Err(e) => {
                     assert_eq!(e.kind(), Kind::Corrupt, "byte {at} of {}: {e}", request.key);

@@ -66,7 +66,7 @@ async fn every_filter_gives_the_true_nearest_of_its_rows() {
     let vectors = vec![world.near(3), world.near(9)];
     let held = world.cold();
     held.warm(&Meter::new()).await.unwrap();
-    for reader in [world.cold(), world.probing(), held] {
+    for reader in [world.cold(), world.probing().await, held] {
         for (sql, passes) in CASES {
             let filter = Some(Filter::sql(sql).unwrap());
             let search = Search { vectors: vectors.clone(), filter, explain: true, ..Search::default() };

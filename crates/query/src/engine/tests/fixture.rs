@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use esker_compactor::Compactor;
 use esker_format::Name;
+use esker_format::head::Head;
 use esker_format::record::{Record, Value};
 use esker_format::schema::{Metric, Schema, Settings, VectorType};
 use esker_index::{Exact, SplitMix};
@@ -12,6 +13,8 @@ use esker_ingest::Ingest;
 use esker_store::open::Backend;
 use esker_store::{Client, Collection, Meter, Seams, Store};
 use object_store::memory::InMemory;
+use object_store::path::Path;
+use object_store::{ObjectStoreExt, PutPayload};
 
 use crate::engine::{Engine, Options, Reader};
 use crate::search::{Search, SearchReply};
@@ -121,8 +124,14 @@ impl World {
         Engine::new(store, options).collection(&self.name)
     }
 
-    /// A reader for which every segment is too large to be read whole.
-    pub fn probing(&self) -> Reader {
+    /// A reader for which every segment is too large to be read whole. Takes the codes out of `head`, where those of
+    /// small segments ride.
+    pub async fn probing(&self) -> Reader {
+        let path = Path::from(self.collection().await.keys().head());
+        let bytes = self.objects.get(&path).await.unwrap().bytes().await.unwrap();
+        let mut head = Head::decode("head", &bytes).unwrap();
+        head.parts.iter_mut().for_each(|p| p.codes = None);
+        self.objects.put(&path, PutPayload::from(head.encode().unwrap())).await.unwrap();
         self.cold_with(Options { whole_codes: 0, ..Options::default() })
     }
 
