@@ -12,8 +12,10 @@ use futures::TryStreamExt;
 use crate::fold::Touched;
 use crate::versions::{RowVersion, Versions};
 
-/// Candidates are confirmed by payload blocks up to this share of the blocks, above it by whole columns.
+/// Candidates are confirmed by payload blocks up to this share of the blocks, above it by whole columns …
 const BLOCKS_SHARE: usize = 8;
+/// … but always by this few, and never by more than this many.
+const BLOCKS: (usize, usize) = (64, 1024);
 
 /// Rows of a segment that are dead from now on: their hashes by ordinal.
 pub(crate) type Marks = BTreeMap<u32, SetHash>;
@@ -34,7 +36,7 @@ pub(crate) async fn find(
     let found = segment.find(meter, &hashes).await?;
     let blocks: BTreeSet<u32> = found.iter().map(|(_, ordinal)| ordinal / BLOCK_ROWS).collect();
     let all = segment.header().facts().rows.div_ceil(BLOCK_ROWS) as usize;
-    match blocks.len() > (all / BLOCKS_SHARE).max(64) {
+    match blocks.len() > (all / BLOCKS_SHARE).clamp(BLOCKS.0, BLOCKS.1) {
         true => by_columns(meter, segment, schema, touched, &found).await,
         false => by_payload(meter, segment, schema, touched, &found).await,
     }

@@ -13,7 +13,14 @@ use esker_format::schema::{Metric, VectorType};
 #[command(name = "esker", version, after_help = "Start here:\n  esker demo")]
 pub struct Args {
     /// Where the data is: a path, file://…, memory: or s3://bucket/prefix (standard AWS_* variables) [default: ./esker-data]
-    #[arg(long, global = true, env = "ESKER_STORE", value_name = "URL", help_heading = "Global options")]
+    #[arg(
+        long,
+        global = true,
+        env = "ESKER_STORE",
+        hide_env_values = true,
+        value_name = "URL",
+        help_heading = "Global options"
+    )]
     pub store: Option<String>,
     /// How results are printed on stdout: text (for people) or json (for programs)
     #[arg(
@@ -48,7 +55,7 @@ fn vector_types() -> impl TypedValueParser<Value = VectorType> {
 pub enum Command {
     /// A complete tour: create, import, compact, search, filter, SQL
     #[command(
-        after_help = "Example:\n  esker demo\n\nWithout --store it uses a fresh temporary directory and removes it."
+        after_help = "Example:\n  esker demo\n\nUnless a store is named it uses a fresh temporary directory and removes it."
     )]
     Demo(Demo),
     /// Create, list, describe or drop collections

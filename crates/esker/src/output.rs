@@ -3,6 +3,7 @@
 use std::fmt::Display;
 use std::io::{IsTerminal, Write};
 
+use arrow::temporal_conversions::timestamp_ms_to_datetime;
 use comfy_table::{ContentArrangement, Table, TableComponent, presets};
 use esker_format::Error;
 use esker_store::Io;
@@ -66,15 +67,19 @@ impl Output {
             }});
             return self.say(error);
         }
-        let field = e.field().map(|f| format!(" ({f})")).unwrap_or_default();
-        self.say(format_args!("error: {e}{field}"));
+        let message = e.to_string();
+        let field = e.field().filter(|f| !message.contains(f)).map(|f| format!(" ({f})")).unwrap_or_default();
+        self.say(format_args!("error: {message}{field}"));
         let mut source = std::error::Error::source(e);
         while let Some(cause) = source {
             let text = cause.to_string();
-            if !e.to_string().contains(&text) {
+            if !message.contains(&text) {
                 self.say(format_args!("  because: {text}"));
             }
             source = cause.source();
+        }
+        if let Some(token) = e.token() {
+            self.say(format_args!("token: {token}"));
         }
         if let Some(hint) = e.hint() {
             self.say(format_args!("hint: {hint}"));
@@ -150,6 +155,11 @@ pub fn cost_line(io: &Io, ms: f64) -> String {
         line.push_str(&format!(" · {} from cache", bytes(io.cache_hit_bytes)));
     }
     line
+}
+
+/// `2026-11-21 16:28:16.569 UTC`.
+pub fn time(ms: i64) -> String {
+    timestamp_ms_to_datetime(ms).map_or_else(|| format!("{ms} ms"), |t| format!("{t} UTC"))
 }
 
 /// What `io` was, for programs.

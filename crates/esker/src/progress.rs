@@ -1,8 +1,8 @@
-//! Progress of long work on stderr: a bar with rate and ETA on a terminal, nothing otherwise.
+//! Progress of long work on stderr: a bar with rate and ETA on a terminal, a line otherwise.
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
-use crate::output::Output;
+use crate::output::{Output, count};
 
 /// A bar over `total` things, or a counter where the total is not known.
 pub fn bar(output: &Output, what: &str, total: Option<u64>) -> ProgressBar {
@@ -12,6 +12,10 @@ pub fn bar(output: &Output, what: &str, total: Option<u64>) -> ProgressBar {
     };
     if !output.terminal {
         bar.set_draw_target(ProgressDrawTarget::hidden());
+        match total {
+            Some(total) => output.say(format_args!("{what} ({})", count(total))),
+            None => output.say(what),
+        }
     }
     let template = match total {
         Some(_) => "{msg:12} {bar:32} {human_pos}/{human_len} · {per_sec} · {eta} left",

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use esker_format::{Kind, Name, Result};
+use esker_format::{Error, Kind, Name, Result};
 use esker_store::{Client, Location, MokaCache, Seams, Store, StoreEnv, open};
 use tracing_subscriber::EnvFilter;
 
@@ -27,7 +27,8 @@ fn environment() -> StoreEnv {
 pub fn open_store(url: &str, create: bool) -> Result<Arc<Store>> {
     let location = Location::parse(url)?;
     let backend = open(&location, &environment(), create).map_err(|e| match e.kind() {
-        Kind::NotFound => e.with_hint("import, collection create, doctor and demo make a store"),
+        Kind::NotFound => Error::new(Kind::NotFound, format!("there is no store at {location}"))
+            .with_hint("import, collection create, doctor and demo make one"),
         _ => e,
     })?;
     let client = Client::new(backend, Seams::system()).with_cache(Arc::new(MokaCache::new(CACHE_BYTES)));

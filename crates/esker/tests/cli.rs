@@ -148,6 +148,7 @@ fn demo_leaves_nothing_behind() {
         .env("TMPDIR", &tmp)
         .env_remove("ESKER_STORE")
         .stdout(Stdio::null())
+        .stderr(Stdio::null())
         .status()
         .unwrap();
     assert!(status.success());

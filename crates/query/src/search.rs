@@ -13,7 +13,7 @@ use esker_index::{CodeQuery, Exact, LeafTerm, Metric};
 pub(crate) use request::check_vector;
 pub use request::{Consistency, Explain, Hit, Search, SearchReply, SegmentExplain};
 
-use crate::segment::Segment;
+use crate::segment::{Rows, Segment};
 
 /// Standard errors of doubt about an estimate (INDEX §2).
 pub(crate) const SLACK: f32 = 1.9;
@@ -72,6 +72,30 @@ impl<'a> Posed<'a> {
         let (first, end) = (starts[leaf as usize] as usize, starts[leaf as usize + 1] as usize);
         esker_index::Run { first, end, term: self.term(leaf) }
     }
+}
+
+/// Leaves that are looked at to tell whether a query's surroundings are thinned out.
+pub(crate) const NEIGHBOURHOOD: usize = 4;
+
+/// Whether most rows of the best leaves do not count: they were deleted, overwritten, or do not pass. The limits were
+/// learnt from rows with all of their neighbours; of a query without these they promise nothing.
+pub(crate) fn is_thin<'a>(best: impl Iterator<Item = (&'a Segment, &'a Rows, u32)>) -> bool {
+    let (mut all, mut counting) = (0, 0);
+    for (segment, rows, leaf) in best {
+        let own = segment.header.leaf(leaf).ordinals;
+        all += own.len() as u64;
+        counting += match rows {
+            Rows::All => own.len() as u64,
+            Rows::Only(only) => only.range_cardinality(own),
+        };
+    }
+    2 * counting < all
+}
+
+/// The margin to probe by where most neighbours are gone: every leaf whose centroid is nearer than the k-th row or, by
+/// the measure of δ, not much further.
+pub(crate) fn thin_margin(limits: &Calibration) -> f32 {
+    limits.b.max(0.0) + limits.delta
 }
 
 /// The limits of a segment that meet a recall; no limit above the highest recall that it was calibrated for.

@@ -104,10 +104,13 @@ impl Store {
         self.put_record(meter, name, &record).await?;
         // Whoever looks the name up finishes what this call began, so it can no longer be said to have failed.
         self.finish_drop(meter, name, n).await.map_err(|e| {
-            Error::new(Kind::Unknown, format!("whether writers know that `{name}` was dropped is unknown: {e}"))
-                .with_hint("drop it again")
-                .with_token(record.token)
-                .with_source(e)
+            Error::new(
+                Kind::Unknown,
+                format!("whether writers know that `{name}` was dropped is unknown: {e}"),
+            )
+            .with_hint("drop it again")
+            .with_token(record.token)
+            .with_source(e)
         })?;
         self.open().remove(name);
         Ok(())

@@ -28,8 +28,9 @@ mod decode;
 
 /// Vector pages are read in ranges of about this many bytes.
 const RANGE_BYTES: u64 = 8 << 20;
-/// Id map pages are read one by one up to this share of the map, above it whole.
+/// Ids are looked up by pages of the id map up to this share of it and this many ids, above them by the whole map.
 const PAGES_SHARE: u64 = 4;
+const PAGED_IDS: usize = 1024;
 
 /// An opened segment.
 #[derive(Debug)]
@@ -113,7 +114,7 @@ impl SegmentReader {
         let pages: Vec<Range<u64>> = hashes.iter().map(|h| self.header.idmap_pages(*h)).collect();
         let all = self.header.section(Section::IdMap).map_or(0, |r| r.end - r.start);
         let wanted: u64 = pages.iter().map(|p| p.end - p.start).sum();
-        let found = if wanted > all / PAGES_SHARE {
+        let found = if hashes.len() > PAGED_IDS || wanted > all / PAGES_SHARE {
             self.find_in_map(meter, hashes).await?
         } else {
             let pieces: Vec<Piece> =

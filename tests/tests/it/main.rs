@@ -4,4 +4,5 @@ mod conformance;
 mod crash;
 mod fault;
 mod model;
+mod refusals;
 mod s3;

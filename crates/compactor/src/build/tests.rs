@@ -185,16 +185,14 @@ fn what_is_written_finds_the_true_neighbours() {
 
 #[test]
 fn equal_input_gives_equal_bytes_on_any_number_of_threads() {
-    let settings = fixture::settings(20, Kind::Cosine, VectorType::F32);
-    let vectors = clustered(9000, 20, 2);
+    let settings = fixture::settings(9, Kind::Cosine, VectorType::F32);
+    let vectors = clustered(8400, 9, 2);
     let batch = rows(&settings, vectors);
     let one = build(vec![batch.clone()], &settings, 1).unwrap();
-    for threads in [2, 5] {
-        let other = build(vec![batch.clone()], &settings, threads).unwrap();
-        assert!(other.rows_file == one.rows_file && other.index_file == one.index_file);
-    }
+    let three = build(vec![batch.clone()], &settings, 3).unwrap();
+    assert!(three.rows_file == one.rows_file && three.index_file == one.index_file);
     // Nor does it matter how the rows are cut into batches.
-    let parts = vec![batch.slice(0, 1), batch.slice(1, 5000), batch.slice(5001, 3999)];
+    let parts = vec![batch.slice(0, 1), batch.slice(1, 5000), batch.slice(5001, 3399)];
     let cut = build(parts, &settings, 2).unwrap();
     assert!(cut.rows_file == one.rows_file && cut.index_file == one.index_file);
 }

@@ -9,7 +9,7 @@ use serde_json::json;
 
 use super::known;
 use crate::args::Delete;
-use crate::output::{Output, cost_line, count, io_json};
+use crate::output::{Output, cost_line, io_json, plural};
 use crate::settings::{name, open_store};
 
 pub async fn run(args: Delete, url: &str, output: &Output) -> Result<()> {
@@ -18,16 +18,19 @@ pub async fn run(args: Delete, url: &str, output: &Output) -> Result<()> {
     let store = open_store(url, false)?;
     let (ingest, meter) = (Ingest::new(store.clone()), Meter::new());
     let clock = store.client().seams().clock.clone();
-    let (start, mut position) = (clock.elapsed(), 0);
+    let (start, mut position, mut done) = (clock.elapsed(), 0, 0);
     for batch in ids.chunks(limits::BATCH_ROWS) {
-        let done = ingest.delete(&meter, &collection, batch, None).await;
-        position = known(&store, &collection, done).await?.position;
+        let ack = ingest.delete(&meter, &collection, batch, None).await;
+        let ack = ack
+            .map_err(|e| if done > 0 { e.context(format!("stopped, with {done} ids deleted")) } else { e });
+        position = known(&store, &collection, ack).await?.position;
+        done += batch.len();
     }
     let ms = (clock.elapsed() - start).as_secs_f64() * 1000.0;
     let value =
         json!({"deleted": ids.len(), "position": position, "io": io_json(&meter.io()), "took_ms": ms});
     output.result(&value, || {
-        format!("deleted {} ids from {collection} at position {position}", count(ids.len() as u64))
+        format!("deleted {} from {collection} at position {position}", plural(ids.len() as u64, "id", "ids"))
     });
     output.dim(cost_line(&meter.io(), ms));
     Ok(())

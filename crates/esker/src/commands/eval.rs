@@ -17,7 +17,7 @@ use self::truth::Truth;
 use super::search::filter;
 use super::{engine, known};
 use crate::args::Eval;
-use crate::output::{Output, bytes, count};
+use crate::output::{Output, bytes, count, plural};
 use crate::progress::bar;
 use crate::settings::{name, open_store};
 
@@ -66,8 +66,9 @@ pub async fn run(args: Eval, url: &str, output: &Output) -> Result<()> {
         value["memory"] = json!(in_memory);
     }
     output.result(&value, || {
-        let rows = count(truth.rows() as u64);
-        let mut lines = vec![format!("{} queries, k {}, {rows} rows to find", queries.len(), args.k)];
+        let rows = plural(truth.rows() as u64, "row", "rows");
+        let asked = plural(queries.len() as u64, "query", "queries");
+        let mut lines = vec![format!("{asked}, k {}, {rows} to find", args.k)];
         let what = if args.cold { "cold search" } else { "strong search" };
         lines.push(searched.text(what));
         lines.push(format!(

@@ -22,7 +22,7 @@ use serde_json::json;
 use super::search::filter;
 use super::{engine, known};
 use crate::args::Export;
-use crate::output::{Output, bytes, cost_line, count, io_json};
+use crate::output::{Output, bytes, cost_line, io_json, plural};
 use crate::progress::bar;
 use crate::settings::{name, open_store};
 
@@ -64,7 +64,12 @@ pub async fn run(args: Export, url: &str, output: &Output) -> Result<()> {
         "took_ms": ms,
     });
     output.result(&value, || {
-        format!("exported {} rows of {collection} to {} ({})", count(rows), args.file.display(), bytes(size))
+        format!(
+            "exported {} of {collection} to {} ({})",
+            plural(rows, "row", "rows"),
+            args.file.display(),
+            bytes(size)
+        )
     });
     output.dim(cost_line(&meter.io(), ms));
     Ok(())

@@ -1,6 +1,5 @@
 //! `esker get`.
 
-use arrow::temporal_conversions::timestamp_ms_to_datetime;
 use esker_format::record::Record;
 use esker_format::{Error, Kind, Result};
 use esker_store::Meter;
@@ -8,7 +7,7 @@ use serde_json::json;
 
 use super::{engine, known};
 use crate::args::Get;
-use crate::output::{Output, cost_line, io_json};
+use crate::output::{Output, cost_line, io_json, time};
 use crate::rows::cell;
 use crate::settings::{name, open_store};
 
@@ -55,8 +54,4 @@ fn text(record: &Record) -> String {
         line("vector", serde_json::to_string(&record.vector).unwrap_or_default());
     }
     lines.join("\n")
-}
-
-fn time(ms: i64) -> String {
-    timestamp_ms_to_datetime(ms).map_or_else(|| format!("{ms} ms"), |t| format!("{t} UTC"))
 }

@@ -141,9 +141,9 @@ fn explain_text(e: &Explain) -> String {
     ));
     for (i, s) in e.segments.iter().enumerate() {
         lines.push(format!(
-            "segment {i}: {} rows in {} leaves, {} match{}; b {:.3}, delta {:.3}, rerank {}",
-            s.rows,
-            s.leaves,
+            "segment {i}: {} in {}, {} match{}; b {:.3}, delta {:.3}, rerank {}",
+            plural(s.rows, "row", "rows"),
+            plural(s.leaves.into(), "leaf", "leaves"),
             s.matching,
             plan_text(&s.filter),
             s.b,

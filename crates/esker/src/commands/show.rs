@@ -10,7 +10,7 @@ use serde_json::json;
 
 use super::known;
 use crate::args::{Manifest, Segment, Wal};
-use crate::output::{Output, bytes, table, table_text};
+use crate::output::{Output, bytes, plural, table, table_text, time};
 use crate::settings::{name, open_store};
 
 async fn open(url: &str, meter: &Meter, text: &str) -> Result<Arc<Collection>> {
@@ -64,7 +64,7 @@ pub async fn wal(verb: Wal, store: &str, output: &Output) -> Result<()> {
         if entries.is_empty() {
             return "the tail is empty: every entry is in the segments".to_owned();
         }
-        let mut table = table(&["entry", "op", "rows", "token", "arrived (ms)", "bytes", "body"]);
+        let mut table = table(&["entry", "op", "rows", "token", "arrived", "bytes", "body"]);
         for e in entries.iter().map(|e| &e.entry) {
             for b in &e.batches {
                 table.add_row([
@@ -72,7 +72,7 @@ pub async fn wal(verb: Wal, store: &str, output: &Output) -> Result<()> {
                     b.op.as_str().to_owned(),
                     b.rows.to_string(),
                     b.token.to_string(),
-                    b.arrived_ms.to_string(),
+                    time(b.arrived_ms),
                     bytes(e.bytes),
                     if e.body.is_some() { "yes" } else { "inline" }.to_owned(),
                 ]);
@@ -89,8 +89,8 @@ pub async fn segment(verb: Segment, store: &str, output: &Output) -> Result<()> 
     let c = open(store, &meter, &collection).await?;
     let m = c.manifest(&meter).await?;
     if let Some(n) = number.filter(|n| *n >= m.segments.len()) {
-        let message =
-            format!("`{collection}` has {} segments, counted from 0; there is no {n}", m.segments.len());
+        let segments = plural(m.segments.len() as u64, "segment", "segments");
+        let message = format!("`{collection}` has {segments}, counted from 0; there is no {n}");
         return Err(Error::new(Kind::NotFound, message));
     }
     let mut shown = Vec::new();
@@ -126,7 +126,7 @@ pub async fn segment(verb: Segment, store: &str, output: &Output) -> Result<()> 
             "index",
             "header",
             "entries",
-            "name",
+            "token",
         ]);
         for (i, s, h) in &shown {
             let dead = s.rows - s.live();

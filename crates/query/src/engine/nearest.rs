@@ -14,12 +14,16 @@ use super::load::{FEW_IDS, Loaded, Part};
 use super::see::View;
 use crate::search::estimate::{Candidate, Estimates};
 use crate::search::probe::{FEW, Held, probe};
-use crate::search::{Asked, Place, Posed, TAIL, calibration};
+use crate::search::{Asked, NEIGHBOURHOOD, Place, Posed, TAIL, calibration, is_thin, thin_margin};
 use crate::segment::{Codes, Mask, Payload, Rows, Vectors, Want};
 use crate::tail::TailRow;
 
 /// Up to this many matching rows all codes are looked at when they are in memory (INDEX §3).
 const SCANNED_ROWS: u64 = 64 << 10;
+/// Where most neighbours are gone, at most so many rows per hit are reranked …
+const THIN_RERANK: usize = 20;
+/// … and this many are for few hits.
+const THIN_LEAST: usize = 200;
 /// Most bytes of codes in one further round.
 const ROUND_BYTES: u64 = 4 << 20;
 
@@ -127,9 +131,8 @@ impl Reader {
         let held: Vec<Held<'_>> = (parts.iter().zip(&codes))
             .zip(masks.iter().zip(&scene.rows))
             .map(|((part, codes), (mask, rows))| {
-                let margin =
-                    if narrow { f32::INFINITY } else { calibration(&part.segment, scene.min_recall).b };
-                Held { segment: &part.segment, codes, mask, rows, margin }
+                let limits = (!narrow).then(|| calibration(&part.segment, scene.min_recall));
+                Held { segment: &part.segment, codes, mask, rows, limits }
             })
             .collect();
         let effort = probe(asked, &held, &mut best);
@@ -167,6 +170,7 @@ impl Reader {
             Found { rule: if scene.loaded.whole { "codes" } else { "probe" }, ..Found::default() };
         let mut left: Vec<Vec<bool>> =
             parts.iter().map(|p| vec![true; p.segment.header.leaf_count() as usize]).collect();
+        let mut thin = false;
         let mut round: Vec<Arc<Codes>> = parts.iter().map(|p| p.codes.clone()).collect();
         loop {
             let suspects = self.suspects(meter, scene, &round, found.rounds).await?;
@@ -179,8 +183,15 @@ impl Reader {
                 estimates.scan(i as u32, posed, codes, &leaves, &masks[i], &suspects[i]);
             }
             let kth = estimates.kth_score();
+            if found.rounds == 0 {
+                thin = is_thin_around(scene, &posed, &suspects);
+            }
             // Without a filter δ decides, unless there are too few rows.
-            let margin = |i: usize| if filtered { limits[i].b } else { f32::NEG_INFINITY };
+            let margin = |i: usize| match (thin, filtered) {
+                (true, _) => thin_margin(&limits[i]),
+                (false, true) => limits[i].b,
+                (false, false) => f32::NEG_INFINITY,
+            };
             let next =
                 further(
                     scene,
@@ -207,10 +218,12 @@ impl Reader {
         let narrow = filtered && (scene.loaded.whole || matching <= SCANNED_ROWS);
         let (least, most) = if narrow {
             let rows = (2 * scene.k).max(100);
-            (rows, rows)
+            (rows, if thin { rows.max(THIN_RERANK * scene.k) } else { rows })
+        } else if thin {
+            (2 * scene.k, (THIN_RERANK * scene.k).max(THIN_LEAST))
         } else {
             let calibrated = limits.iter().map(|l| l.rerank as usize).max().unwrap_or(0);
-            (2 * scene.k, (5 * scene.k).max(50).max(calibrated.min(10 * scene.k.max(10))))
+            (2 * scene.k, (5 * scene.k).max(50).max(calibrated * scene.k.div_ceil(10)))
         };
         Ok((estimates.cut(least + doubtful, most + doubtful), found))
     }
@@ -320,6 +333,19 @@ impl Wanted {
     fn count(&self, parts: usize) -> u64 {
         (0..parts as u32).map(|number| self.ordinals(number).len() as u64).sum()
     }
+}
+
+/// See [`is_thin`]; rows that the tail may have overwritten do not count either.
+fn is_thin_around(scene: &Scene<'_>, posed: &[Posed<'_>], suspects: &[RoaringBitmap]) -> bool {
+    let mut best: Vec<(f32, usize, u32)> = Vec::new();
+    for (i, p) in posed.iter().enumerate() {
+        best.extend((0u32..).zip(&p.scores).map(|(leaf, score)| (*score, i, leaf)));
+    }
+    best.sort_unstable_by(|a, b| b.0.total_cmp(&a.0).then((a.1, a.2).cmp(&(b.1, b.2))));
+    best.truncate(NEIGHBOURHOOD);
+    let count = |i: usize| scene.rows[i].clone().without(posed[i].segment.row_count(), &suspects[i]);
+    let rows: Vec<Rows> = (0..posed.len()).map(count).collect();
+    is_thin(best.iter().map(|(_, i, leaf)| (posed[*i].segment, &rows[*i], *leaf)))
 }
 
 fn masks(parts: &[Part], rows: &[Rows], codes: &[Arc<Codes>]) -> Vec<Mask> {

@@ -156,9 +156,8 @@ impl Warm {
         let parts = self.loaded.parts.iter().zip(&self.codes);
         let held: Vec<Held<'_>> = (parts.zip(passing.masks.iter().zip(&passing.rows)))
             .map(|((part, codes), (mask, rows))| {
-                let margin =
-                    if passing.narrow { f32::INFINITY } else { calibration(&part.segment, min_recall).b };
-                Held { segment: &part.segment, codes, mask, rows, margin }
+                let limits = (!passing.narrow).then(|| calibration(&part.segment, min_recall));
+                Held { segment: &part.segment, codes, mask, rows, limits }
             })
             .collect();
         probe(asked, &held, &mut best);

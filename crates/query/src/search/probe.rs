@@ -3,9 +3,10 @@
 
 use std::collections::HashSet;
 
+use esker_format::segment::index::Calibration;
 use esker_index::{Bound, Run, TopK};
 
-use super::{Asked, Place, Posed, SLACK};
+use super::{Asked, NEIGHBOURHOOD, Place, Posed, SLACK, is_thin, thin_margin};
 use crate::segment::{Codes, Mask, Rows, Segment};
 
 /// Leaves scanned before the first look at whether more are needed.
@@ -23,8 +24,8 @@ pub(crate) struct Held<'a> {
     pub codes: &'a Codes,
     pub mask: &'a Mask,
     pub rows: &'a Rows,
-    /// Probe a leaf while its score is at least the k-th row's less this.
-    pub margin: f32,
+    /// How far to probe; nothing to look at every code.
+    pub limits: Option<Calibration>,
 }
 
 /// What a probe did.
@@ -53,8 +54,21 @@ pub(crate) fn probe(asked: &Asked, held: &[Held<'_>], best: &mut TopK<Place>) ->
     for (number, p) in (0u32..).zip(&posed) {
         order.extend((0u32..).zip(&p.scores).map(|(leaf, score)| (*score, number, leaf)));
     }
-    let widest = held.iter().map(|h| h.margin).fold(f32::NEG_INFINITY, f32::max);
-    let (mut at, mut ordered, mut step) = (0, 0, FIRST_LEAVES);
+    let (mut at, mut step) = (0, FIRST_LEAVES);
+    let mut ordered = put_in_order(&mut order, 0);
+    let near = order[..ordered.min(NEIGHBOURHOOD)].iter();
+    let thin = is_thin(near.map(|(_, number, leaf)| {
+        let h = &held[*number as usize];
+        (h.segment, h.rows, *leaf)
+    }));
+    let margin = |number: u32| {
+        match &held[number as usize].limits {
+            None => f32::INFINITY,
+            Some(limits) if thin => thin_margin(limits),
+            Some(limits) => limits.b,
+        }
+    };
+    let widest = (0..held.len() as u32).map(margin).fold(f32::NEG_INFINITY, f32::max);
     let mut batch: Vec<(u32, u32)> = Vec::with_capacity(NEXT_LEAVES);
     let mut runs: Vec<Run> = Vec::with_capacity(NEXT_LEAVES);
     // Rows met in a leaf already, where leaves hold copies.
@@ -70,7 +84,7 @@ pub(crate) fn probe(asked: &Asked, held: &[Held<'_>], best: &mut TopK<Place>) ->
         let end = (at + step).min(ordered);
         batch.clear();
         let wanted =
-            order[at..end].iter().filter(|(score, number, _)| score + held[*number as usize].margin >= kth);
+            order[at..end].iter().filter(|(score, number, _)| score + margin(*number) >= kth);
         batch.extend(wanted.map(|(_, number, leaf)| (*number, *leaf)));
         batch.sort_unstable();
         for same in batch.chunk_by(|a, b| a.0 == b.0) {

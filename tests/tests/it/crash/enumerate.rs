@@ -2,7 +2,7 @@
 
 use super::ledger::{Batch, Fate, Ledger};
 use super::scenario::{Process, Scenario, Step, id, name};
-use super::truth::{Truth, check};
+use super::truth::{Read, Truth, check};
 use esker_format::{CollectionId, Kind};
 use esker_tests::fault::{Call, CallKind, Mode, Plan};
 use esker_tests::world::World;
@@ -82,6 +82,9 @@ pub async fn enumerate(scenario: &Scenario) -> Count {
     for step in &scenario.before {
         step.perform(&maker, &ledger, false).await.unwrap();
     }
+    // What the scenario starts from is read once for all its cases.
+    let mut read = Read::new();
+    check(&world, &id(), &ledger, &mut read);
     let calls = record(scenario, &world, &ledger).await;
     let mut count = Count { calls: calls.len() as u64, cases: 0 };
     for call in &calls {
@@ -89,7 +92,8 @@ pub async fn enumerate(scenario: &Scenario) -> Count {
             let case = Case { scenario, call, mode, life, drain };
             if only().is_none_or(|only| only == case.to_string()) {
                 let _blame = Blame(&case);
-                run(&case, &calls, world.fork(), ledger.fork()).await;
+                let judge = Judge { world: world.fork(), ledger: ledger.fork(), read: read.clone() };
+                run(&case, &calls, judge).await;
                 count.cases += 1;
             }
         }
@@ -99,11 +103,12 @@ pub async fn enumerate(scenario: &Scenario) -> Count {
 
 /// The calls when all goes well.
 async fn record(scenario: &Scenario, world: &World, ledger: &Ledger) -> Vec<Call> {
-    let (world, ledger) = (world.fork(), ledger.fork());
-    let (observer, process) = (observe(&world).await, Process::new(&world, Plan::none(), PROCESS));
-    scenario.run(&process, &ledger, false).await.unwrap();
+    let mut judge = Judge { world: world.fork(), ledger: ledger.fork(), read: Read::new() };
+    let observer = observe(&judge.world).await;
+    let process = Process::new(&judge.world, Plan::none(), PROCESS);
+    scenario.run(&process, &judge.ledger, false).await.unwrap();
     let calls = process.faults.calls();
-    judge(&world, &ledger, &[&observer, &process], None).await;
+    judge.all(&[&observer, &process], None).await;
     calls
 }
 
@@ -143,7 +148,8 @@ async fn observe(world: &World) -> Process {
     observer
 }
 
-async fn run(case: &Case<'_>, calls: &[Call], world: World, ledger: Ledger) {
+async fn run(case: &Case<'_>, calls: &[Call], mut judge: Judge) {
+    let (world, ledger) = (judge.world.clone(), judge.ledger.clone());
     let observer = observe(&world).await;
     let number = case.call.number;
     let plan = match case.life {
@@ -162,9 +168,9 @@ async fn run(case: &Case<'_>, calls: &[Call], world: World, ledger: Ledger) {
     if case.drain == Drain::Before {
         world.land_late();
     }
-    let before = judge(&world, &ledger, &[&observer], None).await;
+    let before = judge.all(&[&observer], None).await;
     if case.scenario.drops() {
-        write_to_a_half_dropped(&world, &ledger, &observer).await;
+        judge.write_to_a_half_dropped(&observer).await;
     }
 
     // Done again, with the same tokens.
@@ -174,17 +180,17 @@ async fn run(case: &Case<'_>, calls: &[Call], world: World, ledger: Ledger) {
     };
     let again = case.scenario.run(&next, &ledger, true).await;
     again.unwrap_or_else(|e| panic!("it cannot be done again: {e}"));
-    let after = judge(&world, &ledger, &[&observer, &next], before.as_ref()).await;
+    let after = judge.all(&[&observer, &next], before.as_ref()).await;
     check_done(case.scenario, &ledger, after.as_ref());
 
     // What lands now is too late for anything but to be wrong. A writer that knows nothing of all this goes on.
     world.land_late();
     if case.scenario.drops() {
-        return create_once_more(&world, &ledger).await;
+        return judge.create_once_more().await;
     }
     let late = Step::Append(vec![(Batch::upsert(900, &["late"]), true)]);
     late.perform(&observer, &ledger, false).await.unwrap();
-    judge(&world, &ledger, &[&observer, &next], after.as_ref()).await;
+    judge.all(&[&observer, &next], after.as_ref()).await;
 }
 
 /// Lets the process run until it sends the call after `number`, which stops it.
@@ -210,49 +216,77 @@ fn same_calls(calls: &[Call], recorded: &[Call]) {
     }
 }
 
-/// Reads by processes of every age, and then all the stored bytes.
-async fn judge(
-    world: &World,
-    ledger: &Ledger,
-    readers: &[&Process],
-    earlier: Option<&Truth>,
-) -> Option<Truth> {
-    let fresh = Process::new(world, Plan::none(), FRESH);
-    let ids: BTreeSet<String> = {
-        let book = ledger.book();
-        book.batches.values().flat_map(|(b, _)| b.rows.iter().map(|r| r.id.clone())).collect()
-    };
-    let ids: Vec<&str> = ids.iter().map(String::as_str).collect();
-    let mut views = Vec::new();
-    for reader in readers.iter().copied().chain([&fresh]) {
-        views.push(reader.read(&ids).await);
-    }
-    let truth = check(world, &id(), ledger);
-    let dropped = ledger.book().dropped;
-    for view in views {
-        match (view, &truth) {
-            (Ok(view), Some(truth)) => {
-                assert!(!matches!(dropped, Some(Fate::Acknowledged(_))), "a dropped collection was read");
-                assert_eq!(view.rows, truth.rows, "INV-1: a read at {} sees other rows", view.position);
-                assert_eq!(view.position, truth.last());
-                assert!(view.version <= truth.newest().version);
-            }
-            (Err(e), truth) if matches!(e.kind(), Kind::NotFound | Kind::Gone) => {
-                let may_be_dropped = matches!(dropped, Some(Fate::Acknowledged(_) | Fate::Unknown));
-                assert!(truth.is_none() || may_be_dropped, "INV-1: a reader finds no collection: {e}");
-            }
-            (view, _) => panic!("a read without faults: {view:?}"),
+/// Looks at a world: what is stored, what was promised.
+struct Judge {
+    world: World,
+    ledger: Ledger,
+    read: Read,
+}
+
+impl Judge {
+    /// Reads by processes of every age, and then all the stored bytes.
+    async fn all(&mut self, readers: &[&Process], earlier: Option<&Truth>) -> Option<Truth> {
+        let ledger = self.ledger.clone();
+        let fresh = Process::new(&self.world, Plan::none(), FRESH);
+        let ids: BTreeSet<String> = {
+            let book = ledger.book();
+            book.batches.values().flat_map(|(b, _)| b.rows.iter().map(|r| r.id.clone())).collect()
+        };
+        let ids: Vec<&str> = ids.iter().map(String::as_str).collect();
+        let mut views = Vec::new();
+        for reader in readers.iter().copied().chain([&fresh]) {
+            views.push(reader.read(&ids).await);
         }
+        let truth = check(&self.world, &id(), &ledger, &mut self.read);
+        let dropped = ledger.book().dropped;
+        for view in views {
+            match (view, &truth) {
+                (Ok(view), Some(truth)) => {
+                    assert!(!matches!(dropped, Some(Fate::Acknowledged(_))), "a dropped collection was read");
+                    assert_eq!(view.rows, truth.rows, "INV-1: a read at {} sees other rows", view.position);
+                    assert_eq!(view.position, truth.last());
+                    assert!(view.version <= truth.newest().version);
+                }
+                (Err(e), truth) if matches!(e.kind(), Kind::NotFound | Kind::Gone) => {
+                    let may_be_dropped = matches!(dropped, Some(Fate::Acknowledged(_) | Fate::Unknown));
+                    assert!(truth.is_none() || may_be_dropped, "INV-1: a reader finds no collection: {e}");
+                }
+                (view, _) => panic!("a read without faults: {view:?}"),
+            }
+        }
+        let created = ledger.book().created;
+        assert!(
+            truth.is_some() || !matches!(created, Some(Fate::Acknowledged(_))),
+            "INV-1: the collection is not there"
+        );
+        if let (Some(truth), Some(earlier)) = (&truth, earlier) {
+            truth.check_follows(earlier);
+        }
+        truth
     }
-    let created = ledger.book().created;
-    assert!(
-        truth.is_some() || !matches!(created, Some(Fate::Acknowledged(_))),
-        "INV-1: the collection is not there"
-    );
-    if let (Some(truth), Some(earlier)) = (&truth, earlier) {
-        truth.check_follows(earlier);
+
+    /// A drop may be half done now. If a reader finds the collection gone, no writer may be told that it wrote to it.
+    async fn write_to_a_half_dropped(&mut self, writer: &Process) {
+        let gone = Process::new(&self.world, Plan::none(), FRESH).read(&[]).await.is_err();
+        let step = Step::Append(vec![(Batch::upsert(901, &["between"]), true)]);
+        let written = step.perform(writer, &self.ledger, false).await;
+        assert!(!gone || written.is_err(), "INV-1: a write to a collection that is gone was acknowledged");
+        self.all(&[writer], None).await;
     }
-    truth
+
+    /// The name is free again, and what it means then is another collection.
+    async fn create_once_more(&mut self) {
+        let book = Ledger::default();
+        let process = Process::new(&self.world, Plan::none(), 9);
+        (Step::Create { text: true }).perform(&process, &book, false).await.unwrap();
+        let write = Step::Append(vec![(Batch::upsert(902, &["anew"]), true)]);
+        write.perform(&process, &book, false).await.unwrap();
+        let view = process.read(&["anew", "a0"]).await.unwrap();
+        let truth = check(&self.world, &CollectionId::new(name(), 2), &book, &mut self.read).unwrap();
+        assert_eq!((view.position, view.rows), (1, truth.rows));
+        let old = check(&self.world, &id(), &self.ledger, &mut self.read).unwrap();
+        assert!(old.newest().dropped);
+    }
 }
 
 /// Once everything was done again without faults nothing is open, and nothing is left to do.
@@ -269,27 +303,4 @@ fn check_done(scenario: &Scenario, ledger: &Ledger, truth: Option<&Truth>) {
     if scenario.drops() {
         assert!(truth.newest().dropped, "the register of a dropped collection has no end");
     }
-}
-
-/// A drop may be half done now. If a reader finds the collection gone, no writer may be told that it wrote to it.
-async fn write_to_a_half_dropped(world: &World, ledger: &Ledger, writer: &Process) {
-    let gone = Process::new(world, Plan::none(), FRESH).read(&[]).await.is_err();
-    let step = Step::Append(vec![(Batch::upsert(901, &["between"]), true)]);
-    let written = step.perform(writer, ledger, false).await;
-    assert!(!gone || written.is_err(), "INV-1: a write to a collection that is gone was acknowledged");
-    judge(world, ledger, &[writer], None).await;
-}
-
-/// The name is free again, and what it means then is another collection.
-async fn create_once_more(world: &World, ledger: &Ledger) {
-    let book = Ledger::default();
-    let process = Process::new(world, Plan::none(), 9);
-    (Step::Create { text: true }).perform(&process, &book, false).await.unwrap();
-    let write = Step::Append(vec![(Batch::upsert(902, &["anew"]), true)]);
-    write.perform(&process, &book, false).await.unwrap();
-    let view = process.read(&["anew", "a0"]).await.unwrap();
-    let truth = check(world, &CollectionId::new(name(), 2), &book).unwrap();
-    assert_eq!((view.position, view.rows), (1, truth.rows));
-    let old = check(world, &id(), ledger).unwrap();
-    assert!(old.newest().dropped);
 }

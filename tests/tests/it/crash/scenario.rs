@@ -89,7 +89,9 @@ impl Process {
 /// Something a client asks for.
 #[derive(Clone, Debug)]
 pub enum Step {
-    Create { text: bool },
+    Create {
+        text: bool,
+    },
     /// At once, each with whether its token was drawn for the call.
     Append(Vec<(Batch, bool)>),
     /// The same by as many rivals: each opens the collection for itself.

@@ -30,18 +30,13 @@ const SECTIONS: [Section; 17] = [
 ];
 
 /// All rows of a segment by ordinal, dead ones too.
+#[derive(Debug)]
 pub struct Rows(Vec<Version>);
 
 /// INV-3 and INV-9 of a segment's two files.
 pub fn read(keys: &Keys, segment: &Segment, body: impl Fn(&str) -> Bytes) -> Rows {
     let (rows_key, index_key) = (keys.rows(segment.made), keys.index(segment.made));
     let (rows, index) = (body(&rows_key), body(&index_key));
-    assert_eq!(
-        (rows.len() as u64, index.len() as u64),
-        (segment.rows_size, segment.index_size),
-        "INV-3: sizes of segment {}",
-        segment.made
-    );
     let start = index.slice(..segment.header_size as usize);
     assert_eq!(crc32c::crc32c(&start), segment.header_crc, "INV-3: header of {index_key}");
     let header = Header::parse(&index_key, start).unwrap_or_else(|e| panic!("INV-3: {e}"));
@@ -91,9 +86,7 @@ impl Rows {
         let bytes = body(&key);
         let dead = deletes::decode_all(&key, &bytes).unwrap_or_else(|e| panic!("INV-3: {e}"));
         assert_eq!((bytes.len() as u64, dead.len()), (reference.size, reference.count), "INV-3: {key}");
-        let alive = |(ordinal, row): (usize, &Version)| {
-            (!dead.contains(ordinal as u32)).then(|| row.clone())
-        };
+        let alive = |(ordinal, row): (usize, &Version)| (!dead.contains(ordinal as u32)).then(|| row.clone());
         self.0.iter().enumerate().filter_map(alive).collect()
     }
 }

@@ -8,11 +8,12 @@ use bytes::Bytes;
 use esker_format::avro::{Decoded, RowsBuilder};
 use esker_format::head::Head;
 use esker_format::keys::{self, Key, Keys, Part};
-use esker_format::manifest::{Manifest, Recent, RegisterEntry};
+use esker_format::manifest::{Manifest, Recent, RegisterEntry, Segment};
 use esker_format::wal::{self, Entry};
 use esker_format::{CollectionId, Seq, SetHash, Token};
 use esker_tests::world::World;
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 /// Entry and row: the order of the versions of a record.
 pub type At = (Seq, u32);
@@ -63,8 +64,11 @@ pub fn newest_of(writes: Vec<(At, String, Option<Version>)>) -> BTreeMap<String,
     newest.into_iter().filter_map(|(id, (_, version))| Some((id, version?))).collect()
 }
 
+/// Segments that were read and checked, by their names: a world panics on a second body, so once is enough.
+pub type Read = BTreeMap<String, Arc<Rows>>;
+
 /// Checks everything that is stored; `None` before the first manifest.
-pub fn check(world: &World, id: &CollectionId, ledger: &Ledger) -> Option<Truth> {
+pub fn check(world: &World, id: &CollectionId, ledger: &Ledger, read: &mut Read) -> Option<Truth> {
     let stored = Stored { world, keys: Keys::new(id), id };
     stored.check_names();
     let manifests = stored.manifests();
@@ -75,9 +79,8 @@ pub fn check(world: &World, id: &CollectionId, ledger: &Ledger) -> Option<Truth>
     let entries = stored.entries(newest);
     let truth = Truth { rows: newest_of(writes(&entries)), manifests, entries };
     truth.check_batches(ledger);
-    let mut segments = BTreeMap::new();
     for manifest in &truth.manifests {
-        truth.check_version(&stored, manifest, &mut segments);
+        truth.check_version(&stored, manifest, read);
     }
     stored.check_head(&truth.manifests);
     Some(truth)
@@ -155,6 +158,12 @@ impl Stored<'_> {
             (entry, decoded.unwrap_or_else(|e| panic!("INV-3: {e}")))
         };
         seqs.iter().map(read).collect()
+    }
+
+    fn check_sizes(&self, segment: &Segment) {
+        let made = segment.made;
+        let sizes = [self.keys.rows(made), self.keys.index(made)].map(|key| self.body(&key).len() as u64);
+        assert_eq!(sizes, [segment.rows_size, segment.index_size], "INV-3: sizes of segment {made}");
     }
 
     /// An advisory copy is still a copy, of a committed manifest and of bytes that are there.
@@ -239,16 +248,17 @@ impl Truth {
     }
 
     /// INV-3, 5, 6 and 9 of one version.
-    fn check_version(&self, stored: &Stored<'_>, manifest: &Manifest, known: &mut BTreeMap<String, Rows>) {
+    fn check_version(&self, stored: &Stored<'_>, manifest: &Manifest, read: &mut Read) {
         let version = manifest.version;
         let folded = &self.entries[..manifest.watermark as usize];
         let hash = |at: &At, id: &str| SetHash::of(id, at.0, at.1);
         let accepted: SetHash = writes(folded).iter().map(|(at, id, _)| hash(at, id)).sum();
         let mut live: BTreeMap<String, Version> = BTreeMap::new();
         for segment in &manifest.segments {
-            let rows = known
+            stored.check_sizes(segment);
+            let rows = read
                 .entry(segment.made.to_string())
-                .or_insert_with(|| segment::read(&stored.keys, segment, |key| stored.body(key)));
+                .or_insert_with(|| Arc::new(segment::read(&stored.keys, segment, |key| stored.body(key))));
             for row in rows.live(&stored.keys, segment, |key| stored.body(key)) {
                 assert!(row.at.0 <= manifest.watermark, "INV-5: {version} has {row:?} and it is in the tail");
                 let twice = live.insert(row.row.id.clone(), row);

@@ -226,7 +226,8 @@ pub async fn prepare(world: &World) -> Process {
         let one = format!(r#"upsert full [{{"id": "{i}", "vector": [1]}}]"#);
         process.send(&one).await.unwrap();
     }
-    // Dropped by another process: this one has to find out.
+    // Dropped by another process, which this one finds out by an append whose entry stays where nothing reads.
     Process::new(world, 2).send("drop gone").await.unwrap();
+    process.send(r#"upsert gone [{"id": "a", "vector": [1, 0]}]"#).await.unwrap_err();
     process
 }
