@@ -282,6 +282,9 @@ pub struct Eval {
     /// Start each query with nothing cached
     #[arg(long)]
     pub cold: bool,
+    /// Put the ids that each query found into the JSON
+    #[arg(long)]
+    pub ids: bool,
 }
 
 #[derive(Debug, ClapArgs)]

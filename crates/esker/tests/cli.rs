@@ -126,7 +126,9 @@ fn help() {
 #[test]
 fn demo() {
     let world = World::new();
-    check("demo", &world.run(&["demo"]));
+    let tour = world.run(&["demo"]);
+    assert!(tour.ends_with("exit 0\n"), "{tour}");
+    check("demo", &tour);
     let again = World::new();
     again.run(&["demo"]);
     check("demo_twice", &again.run(&["demo"]));
@@ -252,7 +254,7 @@ fn sql() {
         "sql",
         &world.runs(&[
             &["sql", "SELECT topic, count(*) AS n, max(year) AS newest FROM rows GROUP BY topic ORDER BY n DESC, topic"],
-            &["sql", "SELECT id, cosine_distance(vector, $1) AS d FROM rows ORDER BY d LIMIT 2", "-p", "[0, 0, 1]"],
+            &["sql", "SELECT id, round(cosine_distance(vector, $1), 4) AS d FROM rows ORDER BY cosine_distance(vector, $1) LIMIT 2", "-p", "[0, 0, 1]"],
             &["sql", "SELECT id, tags, vector FROM rows WHERE topic = $1 ORDER BY id", "-p", "travel"],
             &["sql", "SELECT id, year FROM rows WHERE id < 'c' ORDER BY id", "--format", "json"],
             &["sql", "EXPLAIN SELECT id FROM rows WHERE year > 1990 ORDER BY cosine_distance(vector, [1, 0, 0]) LIMIT 2"],

@@ -74,6 +74,8 @@ impl<'a> Posed<'a> {
     }
 }
 
+/// Up to this many rows that count, all of their codes are looked at when they are in memory (INDEX §3).
+pub(crate) const SCANNED_ROWS: u64 = 64 << 10;
 /// Leaves that are looked at to tell whether a query's surroundings are thinned out.
 pub(crate) const NEIGHBOURHOOD: usize = 4;
 

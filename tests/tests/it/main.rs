@@ -4,5 +4,6 @@ mod conformance;
 mod crash;
 mod fault;
 mod model;
+mod oracle;
 mod refusals;
 mod s3;

@@ -62,6 +62,11 @@ pub async fn run(args: Eval, url: &str, output: &Output) -> Result<()> {
         value[key] = json!(mean);
     }
     value["most_waves"] = json!(run.answers.iter().map(|a| a.io.waves).max());
+    value["most_gets"] = json!(run.answers.iter().map(|a| a.io.gets).max());
+    value["most_bytes"] = json!(run.answers.iter().map(|a| a.io.bytes_read).max());
+    if args.ids {
+        value["ids"] = json!(run.answers.iter().map(|a| &a.ids).collect::<Vec<_>>());
+    }
     if let Some(in_memory) = &in_memory {
         value["memory"] = json!(in_memory);
     }

@@ -14,12 +14,12 @@ use super::load::{FEW_IDS, Loaded, Part};
 use super::see::View;
 use crate::search::estimate::{Candidate, Estimates};
 use crate::search::probe::{FEW, Held, probe};
-use crate::search::{Asked, NEIGHBOURHOOD, Place, Posed, TAIL, calibration, is_thin, thin_margin};
+use crate::search::{
+    Asked, NEIGHBOURHOOD, Place, Posed, SCANNED_ROWS, TAIL, calibration, is_thin, thin_margin,
+};
 use crate::segment::{Codes, Mask, Payload, Rows, Vectors, Want};
 use crate::tail::TailRow;
 
-/// Up to this many matching rows all codes are looked at when they are in memory (INDEX §3).
-const SCANNED_ROWS: u64 = 64 << 10;
 /// Where most neighbours are gone, at most so many rows per hit are reranked …
 const THIN_RERANK: usize = 20;
 /// … and this many are for few hits.

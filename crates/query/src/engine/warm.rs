@@ -17,12 +17,9 @@ use super::scan::bad_batch;
 use super::see::{Access, View};
 use crate::filter::Filter;
 use crate::search::probe::{Held, probe};
-use crate::search::{Place, TAIL, calibration};
+use crate::search::{Place, SCANNED_ROWS, TAIL, calibration};
 use crate::segment::{Codes, Mask, Rows};
 use crate::tail::{TailRow, column};
-
-/// Up to this many matching rows every code is looked at (INDEX §3).
-const SCANNED_ROWS: u64 = 64 << 10;
 
 /// One state of a collection in memory. It does not change when the collection does.
 pub struct Warm {

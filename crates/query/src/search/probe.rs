@@ -6,7 +6,7 @@ use std::collections::HashSet;
 use esker_format::segment::index::Calibration;
 use esker_index::{Bound, Run, TopK};
 
-use super::{Asked, NEIGHBOURHOOD, Place, Posed, SLACK, is_thin, thin_margin};
+use super::{Asked, NEIGHBOURHOOD, Place, Posed, SCANNED_ROWS, SLACK, is_thin, thin_margin};
 use crate::segment::{Codes, Mask, Rows, Segment};
 
 /// Leaves scanned before the first look at whether more are needed.
@@ -61,12 +61,11 @@ pub(crate) fn probe(asked: &Asked, held: &[Held<'_>], best: &mut TopK<Place>) ->
         let h = &held[*number as usize];
         (h.segment, h.rows, *leaf)
     }));
-    let margin = |number: u32| {
-        match &held[number as usize].limits {
-            None => f32::INFINITY,
-            Some(limits) if thin => thin_margin(limits),
-            Some(limits) => limits.b,
-        }
+    let margin = |number: u32| match &held[number as usize].limits {
+        None => f32::INFINITY,
+        Some(_) if thin && matching <= SCANNED_ROWS => f32::INFINITY,
+        Some(limits) if thin => thin_margin(limits),
+        Some(limits) => limits.b,
     };
     let widest = (0..held.len() as u32).map(margin).fold(f32::NEG_INFINITY, f32::max);
     let mut batch: Vec<(u32, u32)> = Vec::with_capacity(NEXT_LEAVES);
@@ -83,8 +82,7 @@ pub(crate) fn probe(asked: &Asked, held: &[Held<'_>], best: &mut TopK<Place>) ->
         }
         let end = (at + step).min(ordered);
         batch.clear();
-        let wanted =
-            order[at..end].iter().filter(|(score, number, _)| score + margin(*number) >= kth);
+        let wanted = order[at..end].iter().filter(|(score, number, _)| score + margin(*number) >= kth);
         batch.extend(wanted.map(|(_, number, leaf)| (*number, *leaf)));
         batch.sort_unstable();
         for same in batch.chunk_by(|a, b| a.0 == b.0) {

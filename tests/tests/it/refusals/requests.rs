@@ -47,7 +47,9 @@ impl Process {
             "open" => Location::parse(rest).map(|location| location.to_string()),
             "create" => self.create(rest).await,
             "sql" => self.sql(rest).await,
-            "drop" => self.store.drop_collection(&self.meter, &Name::new(rest)?).await.map(|()| "done".into()),
+            "drop" => {
+                self.store.drop_collection(&self.meter, &Name::new(rest)?).await.map(|()| "done".into())
+            }
             _ => self.on_collection(verb, &Name::new(name)?, body).await,
         }
     }
@@ -91,7 +93,9 @@ impl Process {
                 Ok(format!("{} hits", reply.results[0].len()))
             }
             "count" => Ok(format!("{} rows", reader.count(meter, Some(&filter(&json(body))?)).await?.0)),
-            "get" => Ok(format!("{} records", reader.get(meter, &json::<Vec<String>>(body), false).await?.0.len())),
+            "get" => {
+                Ok(format!("{} records", reader.get(meter, &json::<Vec<String>>(body), false).await?.0.len()))
+            }
             "scan" => {
                 let columns = json::<Json>(body)["columns"].as_array().map(|c| strings(c));
                 let request = ScanRequest { columns, ..ScanRequest::default() };
@@ -103,8 +107,10 @@ impl Process {
     }
 
     async fn sql(&self, text: &str) -> Result<String> {
-        let body: Json = if text.starts_with('{') { json(text) } else { serde_json::json!({ "query": text }) };
-        let params = body["params"].as_array().into_iter().flatten().map(Param::json).collect::<Result<Vec<_>>>()?;
+        let body: Json =
+            if text.starts_with('{') { json(text) } else { serde_json::json!({ "query": text }) };
+        let params =
+            body["params"].as_array().into_iter().flatten().map(Param::json).collect::<Result<Vec<_>>>()?;
         let memory = body["memory"].as_u64().map_or(sql::Options::default().memory, |m| m as usize);
         let query = body["query"].as_str().unwrap_or_default();
         let catalog = self.engine.catalog(&self.meter);
@@ -127,7 +133,8 @@ impl Process {
 }
 
 fn json<T: serde::de::DeserializeOwned>(text: &str) -> T {
-    serde_json::from_str(text).unwrap_or_else(|e| panic!("{e}: {}", text.chars().take(200).collect::<String>()))
+    serde_json::from_str(text)
+        .unwrap_or_else(|e| panic!("{e}: {}", text.chars().take(200).collect::<String>()))
 }
 
 fn nan() -> f32 {
@@ -165,7 +172,8 @@ fn search(text: &str) -> Result<Search> {
     let float = |v: &Json| v.as_f64().map(|v| if v as f32 == nan() { f32::NAN } else { v as f32 });
     let vector = |v: &Json| v.as_array().map(|v| v.iter().filter_map(float).collect::<Vec<f32>>());
     let default = Search::default();
-    let vectors = body["vectors"].as_array().into_iter().flatten().chain([&body["vector"]]).filter_map(vector);
+    let vectors =
+        body["vectors"].as_array().into_iter().flatten().chain([&body["vector"]]).filter_map(vector);
     Ok(Search {
         vectors: vectors.collect(),
         like: body["like"].as_str().map(str::to_owned),
@@ -174,7 +182,11 @@ fn search(text: &str) -> Result<Search> {
         include: body["include"].as_array().map(|c| strings(c)),
         max_distance: float(&body["max_distance"]),
         min_recall: float(&body["min_recall"]).unwrap_or(default.min_recall),
-        consistency: if body["consistency"] == "eventual" { Consistency::Eventual } else { Consistency::Strong },
+        consistency: if body["consistency"] == "eventual" {
+            Consistency::Eventual
+        } else {
+            Consistency::Strong
+        },
         min_position: body["min_position"].as_u64(),
         as_of: body["as_of"].as_u64(),
         ..default
@@ -218,7 +230,8 @@ pub async fn prepare(world: &World) -> Process {
     Compactor::default().compact(&process.meter, &docs, &|_| {}).await.unwrap();
     let more = r#"upsert docs [{"id": "c", "vector": [0, 0, 1, 0], "metadata": {"section": "y"}}]"#;
     process.send(more).await.unwrap();
-    let columns = (0..limits::COLUMNS).map(|i| Column { name: format!("c{i}"), kind: ColumnType::Int, wide: false });
+    let columns =
+        (0..limits::COLUMNS).map(|i| Column { name: format!("c{i}"), kind: ColumnType::Int, wide: false });
     let settings = Settings { dimension: 1, metric: Metric::L2, vector_type: VectorType::F32 };
     let (wide, schema) = (Name::new("wide").unwrap(), Schema { columns: columns.collect() });
     process.store.create(&process.meter, &wide, settings, schema).await.unwrap();

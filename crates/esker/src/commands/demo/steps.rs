@@ -143,11 +143,11 @@ async fn sql(tour: &mut Tour<'_>, questions: &[Question]) -> Result<()> {
         "SELECT topic, count(*) AS notes, round(avg(rating), 2) AS rating, min(year) AS earliest\n\
          FROM notes GROUP BY topic ORDER BY rating DESC, topic LIMIT 5"
             .to_owned(),
-        "SELECT n.id, n.topic, n.year, t.notes AS notes_on_topic, n.distance\n\
-             FROM (SELECT id, topic, year, cosine_distance(vector, $1) AS distance\n      \
-             FROM notes ORDER BY distance LIMIT 4) n\n\
+        "SELECT n.id, n.topic, n.year, t.notes AS notes_on_topic, round(n.far, 3) AS distance\n\
+             FROM (SELECT id, topic, year, cosine_distance(vector, $1) AS far\n      \
+             FROM notes ORDER BY far LIMIT 4) n\n\
              JOIN (SELECT topic, count(*) AS notes FROM notes GROUP BY topic) t ON n.topic = t.topic\n\
-             ORDER BY n.distance"
+             ORDER BY n.far"
             .to_owned(),
         format!("EXPLAIN {nearest}"),
     ];

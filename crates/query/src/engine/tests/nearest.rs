@@ -87,9 +87,8 @@ async fn deleting_the_nearest_does_not_hurt() {
         let held = world.cold();
         held.warm(&Meter::new()).await.unwrap();
         for (how, reader) in [("codes", world.cold()), ("probe", world.probing().await), ("memory", held)] {
-            let (recall, reply) = world.recall(&reader, &search, ALL).await;
-            println!("{how} {recall} {:?}", reply.explain);
-            assert!(recall >= 0.5, "{deleted} deleted, compacted: {compact}, by {how}: {recall}");
+            let (recall, _) = world.recall(&reader, &search, ALL).await;
+            assert!(recall >= 0.95, "{deleted} deleted, compacted: {compact}, by {how}: {recall}");
         }
     }
 }
@@ -112,9 +111,8 @@ async fn overwritten_rows_are_found_where_they_are_now() {
         let held = world.cold();
         held.warm(&Meter::new()).await.unwrap();
         for (how, reader) in [("codes", world.cold()), ("probe", world.probing().await), ("memory", held)] {
-            let (recall, reply) = world.recall(&reader, &search, ALL).await;
-            println!("{how} {recall} {:?}", reply.explain);
-            assert!(recall >= 0.5, "{moved} moved, by {how}: {recall}");
+            let (recall, _) = world.recall(&reader, &search, ALL).await;
+            assert!(recall >= 0.95, "{moved} moved, by {how}: {recall}");
         }
     }
 }
