@@ -92,10 +92,15 @@ impl Protocol {
         Self { reads: 1, faults: 0, late: 0, ..Self::small_log() }
     }
 
-    /// Everything at once: 2 writers, 3 slots, 2 publishes, 1 collection, lost replies, empty 409s, a late put, a
-    /// `head` that goes backwards, and a reader.
-    pub fn full() -> Self {
-        Self { batches: [2, 1], publishes: 2, reads: 1, ..Self::small_log() }
+    /// The log in full: 2 writers, 3 slots, 2 publishes, 1 collection, lost replies, empty 409s, a late put and a
+    /// `head` that goes backwards.
+    pub fn full_log() -> Self {
+        Self { batches: [2, 1], publishes: 2, ..Self::small_log() }
+    }
+
+    /// A reader beside all of it, over a log of one batch per writer.
+    pub fn full_read() -> Self {
+        Self { reads: 1, ..Self::small_log() }
     }
 
     /// The smallest exploration in which `weakening` does harm.

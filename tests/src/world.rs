@@ -57,6 +57,8 @@ struct State {
 #[derive(Clone, Debug)]
 struct Stored {
     body: Bytes,
+    /// Of the body: made once, because every reply has it.
+    e_tag: String,
     modified: SystemTime,
     attributes: Attributes,
 }
@@ -253,7 +255,8 @@ impl World {
     pub fn tamper(&self, key: &str, body: impl Into<Bytes>) {
         let mut state = self.state();
         let modified = state.tick();
-        let stored = Stored { body: body.into(), modified, attributes: Attributes::default() };
+        let body: Bytes = body.into();
+        let stored = Stored { e_tag: etag(&body), body, modified, attributes: Attributes::default() };
         state.objects.insert(path_of(key), stored);
     }
 
@@ -320,7 +323,7 @@ impl State {
                     PutMode::Create if old.is_some() => return Err(exists(location)),
                     PutMode::Create => {}
                     PutMode::Update(version) => {
-                        let tag = old.map(|stored| etag(&stored.body));
+                        let tag = old.map(|stored| stored.e_tag.clone());
                         if tag.is_none() || tag != version.e_tag {
                             return Err(changed(location));
                         }
@@ -348,9 +351,9 @@ impl State {
     fn write(&mut self, location: &Path, body: Bytes, attributes: Attributes) -> PutResult {
         self.check_rewrite(location, &body);
         let modified = self.tick();
-        let e_tag = Some(etag(&body));
-        self.objects.insert(location.clone(), Stored { body, modified, attributes });
-        PutResult { e_tag, version: None }
+        let e_tag = etag(&body);
+        self.objects.insert(location.clone(), Stored { body, e_tag: e_tag.clone(), modified, attributes });
+        PutResult { e_tag: Some(e_tag), version: None }
     }
 
     fn check_rewrite(&mut self, location: &Path, body: &Bytes) {
@@ -370,7 +373,7 @@ impl Stored {
             location: location.clone(),
             last_modified: self.modified.into(),
             size: self.body.len() as u64,
-            e_tag: Some(etag(&self.body)),
+            e_tag: Some(self.e_tag.clone()),
             version: None,
         }
     }

@@ -33,7 +33,11 @@ fn main() {
     let settings = Settings {
         dimension: 384,
         metric: schema::Metric::Cosine,
-        vector_type: if std::env::args().nth(2).is_some() { VectorType::F16 } else { VectorType::F32 },
+        vector_type: if std::env::args().nth(2).as_deref() == Some("f16") {
+            VectorType::F16
+        } else {
+            VectorType::F32
+        },
     };
     let schema = Schema { columns: cols };
     let arrow = arrow_schema(&settings, &schema);
@@ -101,6 +105,10 @@ fn main() {
         out.push(RecordBatch::try_new(arrow.clone(), columns).unwrap());
     }
     drop(batches);
+    if std::env::args().nth(3).is_some() {
+        end_to_end(out, settings, schema);
+        return;
+    }
     let id = CollectionId::new(Name::new("deb").unwrap(), 1);
     let threads = std::env::args().nth(1).and_then(|s| s.parse().ok()).unwrap_or(2);
     let clock = esker_store::seams::SystemClock::default();
@@ -131,4 +139,121 @@ fn main() {
         "{}",
         s.lines().filter(|l| l.starts_with("VmHWM") || l.starts_with("VmRSS")).collect::<Vec<_>>().join(" ")
     );
+}
+
+fn end_to_end(batches: Vec<RecordBatch>, settings: Settings, schema: Schema) {
+    use esker_format::record::*;
+    use esker_store::*;
+    let dir = std::path::PathBuf::from(std::env::args().nth(3).unwrap());
+    let _ = std::fs::remove_dir_all(&dir);
+    let rt = tokio::runtime::Runtime::new().unwrap();
+    rt.block_on(async {
+        let seams = Seams::system();
+        let backend = open(&Location::Directory(dir), &StoreEnv::new(), true).unwrap();
+        let store = Store::new(Client::new(backend.clone(), seams.clone()));
+        let meter = Meter::new();
+        let c =
+            store.create(&meter, &Name::new("deb").unwrap(), settings.clone(), schema.clone()).await.unwrap();
+        for (n, b) in batches.iter().enumerate() {
+            let mut data = Vec::new();
+            let ids = b.column(0).as_string::<i32>();
+            let vecs =
+                arrow::compute::cast(b.column(1).as_fixed_size_list().values(), &DataType::Float32).unwrap();
+            let vecs = vecs.as_primitive::<Float32Type>().values().clone();
+            for i in 0..b.num_rows() {
+                let tags: Vec<Option<Vec<String>>> = schema
+                    .columns
+                    .iter()
+                    .enumerate()
+                    .map(|(k, c)| {
+                        if c.kind == ColumnType::Strings && b.column(2 + k).is_valid(i) {
+                            let l = b.column(2 + k).as_list::<i32>().value(i);
+                            let l = l.as_string::<i32>();
+                            Some((0..l.len()).map(|j| l.value(j).to_owned()).collect())
+                        } else {
+                            None
+                        }
+                    })
+                    .collect();
+                let mut md = vec![];
+                for (k, c) in schema.columns.iter().enumerate() {
+                    let col = b.column(2 + k);
+                    if col.is_null(i) {
+                        continue;
+                    }
+                    md.push((
+                        c.name.as_str(),
+                        match c.kind {
+                            ColumnType::Int => ValueRef::Int(col.as_primitive::<Int64Type>().value(i)),
+                            ColumnType::String => ValueRef::String(col.as_string::<i32>().value(i)),
+                            ColumnType::Strings => ValueRef::Strings(tags[k].as_ref().unwrap()),
+                            _ => continue,
+                        },
+                    ));
+                }
+                esker_format::avro::encode_record(
+                    &mut data,
+                    &RecordRef {
+                        id: ids.value(i),
+                        vector: &vecs[i * 384..][..384],
+                        metadata: &md,
+                        ..RecordRef::default()
+                    },
+                );
+            }
+            let p = esker_format::wal::PendingBatch {
+                token: esker_format::Token(n as u128 + 1),
+                op: Op::Upsert,
+                arrived_ms: 1,
+                blocks: vec![esker_format::avro::container::Block {
+                    rows: b.num_rows() as u64,
+                    data: data.into(),
+                }],
+            };
+            c.append(&meter, p, true).await.unwrap();
+        }
+        drop(batches);
+        // A fresh process.
+        let store = Store::new(Client::new(backend, seams));
+        let c = store.collection(&Meter::new(), &Name::new("deb").unwrap()).await.unwrap();
+        let t = std::time::Instant::now();
+        let r = Compactor::new(Options { threads: 2, seed: 1 })
+            .compact(&Meter::new(), &c, &|_| {})
+            .await
+            .unwrap();
+        println!("compact {:?} {r:?}", t.elapsed());
+        let s = std::fs::read_to_string("/proc/self/status").unwrap();
+        println!(
+            "{}",
+            s.lines()
+                .filter(|l| l.starts_with("VmHWM") || l.starts_with("VmRSS"))
+                .collect::<Vec<_>>()
+                .join(" ")
+        );
+        let w = esker_format::avro::encode_record;
+        let mut data = Vec::new();
+        for i in 0..2000 {
+            w(
+                &mut data,
+                &RecordRef {
+                    id: &format!("new-{i}"),
+                    vector: &[i as f32; 384].map(|x| x + 1.0),
+                    ..RecordRef::default()
+                },
+            );
+        }
+        let p = esker_format::wal::PendingBatch {
+            token: esker_format::Token(999),
+            op: Op::Upsert,
+            arrived_ms: 1,
+            blocks: vec![esker_format::avro::container::Block { rows: 2000, data: data.into() }],
+        };
+        c.append(&Meter::new(), p, true).await.unwrap();
+        let t = std::time::Instant::now();
+        let r = Compactor::new(Options { threads: 2, seed: 1 })
+            .compact(&Meter::new(), &c, &|_| {})
+            .await
+            .unwrap();
+        println!("second {:?} {r:?}", t.elapsed());
+    });
 }

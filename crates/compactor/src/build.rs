@@ -168,9 +168,7 @@ impl Build<'_> {
             hash: files.ids.sum,
         })
     }
-}
 
-impl Build<'_> {
     fn cluster(&self, vectors: &[f32], progress: &dyn Fn(u64, u64)) -> Clustering {
         let settings = self.target.settings;
         let d = settings.dimension as usize;

@@ -228,7 +228,7 @@ fn is_input_gone(e: &Error, collection: &Collection) -> bool {
 
 /// What a round adds to and takes from the collection.
 struct Work {
-    /// The first entry not folded, less one.
+    /// The last entry folded; the watermark when there is none.
     position: u64,
     accepted: SetHash,
     pruned: SetHash,

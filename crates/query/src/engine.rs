@@ -123,6 +123,8 @@ struct Kept {
     segments: HashMap<Made, Arc<Segment>>,
     deletes: HashMap<Made, Arc<RoaringBitmap>>,
     tail: Option<LastTail>,
+    /// The newest manifest that was read from.
+    newest: Version,
 }
 
 #[derive(Debug)]
@@ -156,9 +158,15 @@ impl State {
         self.lock().deletes.insert(made, deletes.clone());
     }
 
-    /// Lets go of what a manifest does not name, once there is much of it.
-    pub fn trim(&self, named: &[esker_format::manifest::Segment]) {
+    /// Lets go of what the newest manifest does not name: at once of what is held in memory, of the rest when there is much
+    /// of it.
+    pub fn trim(&self, version: Version, named: &[esker_format::manifest::Segment]) {
         let mut kept = self.lock();
+        if version < kept.newest {
+            return;
+        }
+        kept.newest = version;
+        kept.segments.retain(|made, s| !s.is_held() || named.iter().any(|n| n.made == *made));
         if kept.segments.len() > KEPT_SEGMENTS {
             kept.segments.retain(|made, _| named.iter().any(|s| s.made == *made));
         }

@@ -33,7 +33,7 @@ use esker_format::{Error, Result};
 use self::columns::Columns;
 use self::mask::Condition;
 pub use self::tree::Tree;
-use crate::sql::{errors, session};
+use crate::sql::{errors, session, simplify};
 
 /// A condition as a caller wrote it: within the limits of DESIGN §4 and parsed, its columns not yet looked up.
 #[derive(Debug, Clone)]
@@ -134,11 +134,13 @@ impl Resolved {
             ExprSimplifier::new(SimplifyContext::builder().with_schema(schema.clone().into()).build());
         let term = |e: Expr| {
             let e = simplifier.coerce(align::align(e, &columns)?, &schema);
-            let e = e.and_then(|e| simplifier.simplify(e)).map_err(bad)?;
+            let e = e.and_then(|e| simplify::simplify(&simplifier, e)).map_err(bad)?;
             // Simplifying folds constants such as 1 + 0.5, which only now are literals.
-            Ok(match simplifier.coerce(align::align(e, &columns)?, &schema).map_err(bad)? {
-                Expr::Literal(value, _) if value.is_null() => lit(ScalarValue::Boolean(None)),
-                e => e,
+            let e = simplifier.coerce(align::align(e, &columns)?, &schema).map_err(bad)?;
+            let null = matches!(&e, Expr::Literal(value, _) if value.is_null());
+            Ok(match null || e.get_type(&schema).map_err(bad)? == DataType::Null {
+                true => lit(ScalarValue::Boolean(None)),
+                false => e,
             })
         };
         let expr = normal(expr, false, &term)?;

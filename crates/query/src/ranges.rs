@@ -10,6 +10,8 @@ use esker_store::{Client, Meter};
 
 /// Ranges of codes, vectors and payload that are at most this far apart are read as one (INDEX §2).
 const GAP: u64 = 32 << 10;
+/// Bytes of a request of what is read to be held.
+const HELD_RANGE: u64 = 8 << 20;
 
 /// How wanted ranges become requests.
 #[derive(Debug, Clone, Copy)]
@@ -20,7 +22,7 @@ pub(crate) enum Shape {
     AtMost(usize),
 }
 
-/// An immutable object, some of whose bytes may be held in memory.
+/// An immutable object, some of whose bytes may be held in memory for as long as it is open.
 #[derive(Debug)]
 pub(crate) struct File {
     key: Arc<str>,
@@ -40,15 +42,50 @@ impl File {
         &self.key
     }
 
-    /// Keeps bytes for as long as the file is open: from now on they are read without a request.
-    pub fn hold(&self, pieces: Pieces) {
-        // Only the first is kept: both hold the same bytes.
-        let _ = self.held.set(pieces);
-    }
-
     /// What is held in memory.
     pub fn held(&self) -> Option<&Pieces> {
         self.held.get()
+    }
+
+    /// Reads `runs` past the cache and holds them, each as one piece of memory, if `check` has nothing against them; twice
+    /// if it has.
+    pub async fn read_to_hold(
+        &self,
+        client: &Client,
+        meter: &Meter,
+        runs: &[Range<u64>],
+        check: impl Fn(&Pieces) -> Result<()>,
+    ) -> Result<()> {
+        if self.held.get().is_some() {
+            return Ok(());
+        }
+        let cut = |run: &Range<u64>| {
+            let end = run.end;
+            let starts = (run.start..run.end).step_by(HELD_RANGE as usize);
+            starts.map(move |start| (&*self.key, start..(start + HELD_RANGE).min(end))).collect::<Vec<_>>()
+        };
+        let requests: Vec<(&str, Range<u64>)> = runs.iter().flat_map(cut).collect();
+        let mut tries = 0;
+        loop {
+            tries += 1;
+            let bytes = client.ranges(meter, &requests).await?;
+            let pieces = Pieces(requests.iter().map(|(_, r)| r.clone()).zip(bytes).collect());
+            let whole =
+                runs.iter().map(|run| Ok((run.clone(), pieces.bytes(run)?))).collect::<Result<Vec<_>>>()?;
+            drop(pieces);
+            let whole = Pieces(whole);
+            match check(&whole) {
+                Err(e) if e.kind() == Kind::Corrupt && tries == 1 => {
+                    tracing::warn!(key = &*self.key, error = %e, "checksum failed, reading once more");
+                }
+                Err(e) => return Err(e),
+                Ok(()) => {
+                    // Only the first is kept: both hold the same bytes.
+                    let _ = self.held.set(whole);
+                    return Ok(());
+                }
+            }
+        }
     }
 
     /// Makes the cache forget what [`File::read`] asked for.

@@ -76,12 +76,15 @@ impl<'a> Posed<'a> {
 
 /// Up to this many rows that count, all of their codes are looked at when they are in memory (INDEX §3).
 pub(crate) const SCANNED_ROWS: u64 = 64 << 10;
+/// Surroundings are thin where less than this part of what could be expected counts.
+const THIN: f64 = 0.75;
 /// Leaves that are looked at to tell whether a query's surroundings are thinned out.
 pub(crate) const NEIGHBOURHOOD: usize = 4;
 
-/// Whether most rows of the best leaves do not count: they were deleted, overwritten, or do not pass. The limits were
-/// learnt from rows with all of their neighbours; of a query without these they promise nothing.
-pub(crate) fn is_thin<'a>(best: impl Iterator<Item = (&'a Segment, &'a Rows, u32)>) -> bool {
+/// Whether fewer rows of the best leaves count than of all, in proportion: they were deleted, overwritten, or do not
+/// pass. The limits were learnt from rows with all of their neighbours; of a query without these they promise nothing.
+/// `share` is the part of all rows that counts.
+pub(crate) fn is_thin<'a>(share: f64, best: impl Iterator<Item = (&'a Segment, &'a Rows, u32)>) -> bool {
     let (mut all, mut counting) = (0, 0);
     for (segment, rows, leaf) in best {
         let own = segment.header.leaf(leaf).ordinals;
@@ -91,7 +94,7 @@ pub(crate) fn is_thin<'a>(best: impl Iterator<Item = (&'a Segment, &'a Rows, u32
             Rows::Only(only) => only.range_cardinality(own),
         };
     }
-    2 * counting < all
+    (counting as f64) < THIN * share * all as f64
 }
 
 /// The margin to probe by where most neighbours are gone: every leaf whose centroid is nearer than the k-th row or, by

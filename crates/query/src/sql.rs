@@ -11,6 +11,7 @@ mod param;
 mod provider;
 mod rule;
 pub(crate) mod session;
+pub(crate) mod simplify;
 mod vectors;
 
 use std::collections::HashSet;

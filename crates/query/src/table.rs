@@ -139,6 +139,10 @@ impl Table for Snapshot {
         let (mut batches, mut indices) = (Vec::new(), vec![(0, 0); found.rows.len()]);
         for number in (0..loaded.parts.len() as u32).chain([TAIL]) {
             let own: Vec<usize> = (0..found.rows.len()).filter(|i| found.rows[*i].1.0 == number).collect();
+            // Of a segment without hits nothing may have been read.
+            if own.is_empty() && number != TAIL {
+                continue;
+            }
             for (row, i) in own.iter().enumerate() {
                 indices[*i] = (batches.len(), row);
             }

@@ -149,6 +149,3 @@ pub(crate) fn column<'a>(batch: &'a RecordBatch, name: &str) -> Result<&'a dyn A
 fn vectors(batch: &RecordBatch) -> Result<&FixedSizeListArray> {
     Ok(column(batch, "vector")?.as_fixed_size_list())
 }
-
-#[cfg(test)]
-mod tests;

@@ -10,7 +10,7 @@ use std::process::ExitCode;
 /// Explores the storage protocol.
 #[derive(Parser)]
 struct Args {
-    /// Everything at once instead of the two bounded explorations.
+    /// The full explorations instead of the two bounded ones: minutes.
     #[arg(long)]
     full: bool,
     /// Batches of the two writers.
@@ -38,7 +38,7 @@ fn main() -> std::io::Result<ExitCode> {
     let mut out = std::io::stdout();
     let mut failed = false;
     let named = match args.full {
-        true => vec![("full", Protocol::full())],
+        true => vec![("full log", Protocol::full_log()), ("full read", Protocol::full_read())],
         false => vec![("log", Protocol::small_log()), ("read", Protocol::small_read())],
     };
     for (name, mut protocol) in named {

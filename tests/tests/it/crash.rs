@@ -2,18 +2,23 @@
 //! and its process goes on, is cut off, or stops there; others look, everything is done again, and INV-1 to INV-7 and
 //! INV-9 are checked over the stored bytes and over what every client was told.
 
+mod again;
+mod damage;
 mod enumerate;
 mod ledger;
 mod scenario;
 mod segment;
 mod truth;
 
-use enumerate::{enumerate, say};
+use again::again_and_again;
+use enumerate::{enumerate, only, say};
 use scenario::Scenario;
 
 async fn all_of(scenario: Scenario) {
     let count = enumerate(&scenario).await;
     say(&format!("crashes during {}: {} calls, {} cases", scenario.name, count.calls, count.cases));
+    let most = count.calls * 11;
+    assert!(only().is_some() || count.cases >= most, "{}: only {} cases", scenario.name, count.cases);
     assert!(count.calls >= scenario.least_calls, "{}: only {} calls", scenario.name, count.calls);
 }
 
@@ -55,4 +60,20 @@ async fn during_a_publish_with_a_merge() {
 #[tokio::test(start_paused = true)]
 async fn during_a_drop() {
     all_of(scenario::end()).await;
+}
+
+/// Several faults, and crashes of what puts things right.
+#[tokio::test(start_paused = true)]
+async fn again_and_again_while_it_is_put_right() {
+    for scenario in [
+        scenario::first_write(),
+        scenario::group_commit(),
+        scenario::race(),
+        scenario::alter(),
+        scenario::merge(),
+        scenario::end(),
+    ] {
+        let calls = again_and_again(&scenario, 20).await;
+        assert!(only().is_some() || calls > 200, "{}: only {calls} calls", scenario.name);
+    }
 }

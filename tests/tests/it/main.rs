@@ -1,8 +1,10 @@
 //! The suites that need more than one crate, in one binary.
 
+mod cold;
 mod conformance;
 mod crash;
 mod fault;
+mod flips;
 mod model;
 mod oracle;
 mod refusals;

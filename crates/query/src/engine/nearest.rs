@@ -345,7 +345,12 @@ fn is_thin_around(scene: &Scene<'_>, posed: &[Posed<'_>], suspects: &[RoaringBit
     best.truncate(NEIGHBOURHOOD);
     let count = |i: usize| scene.rows[i].clone().without(posed[i].segment.row_count(), &suspects[i]);
     let rows: Vec<Rows> = (0..posed.len()).map(count).collect();
-    is_thin(best.iter().map(|(_, i, leaf)| (posed[*i].segment, &rows[*i], *leaf)))
+    let total: u64 = posed.iter().map(|p| u64::from(p.segment.row_count())).sum();
+    let matching: u64 = rows.iter().zip(posed).map(|(r, p)| r.count(p.segment.row_count())).sum();
+    is_thin(
+        matching as f64 / total as f64,
+        best.iter().map(|(_, i, leaf)| (posed[*i].segment, &rows[*i], *leaf)),
+    )
 }
 
 fn masks(parts: &[Part], rows: &[Rows], codes: &[Arc<Codes>]) -> Vec<Mask> {

@@ -2,7 +2,7 @@
 
 use esker_format::{Error, Kind, Result};
 use esker_store::Meter;
-use futures::FutureExt;
+use futures::{FutureExt, StreamExt, TryStreamExt, stream};
 
 use super::Reader;
 use super::hits::{Include, hits};
@@ -11,6 +11,9 @@ use super::nearest::{Found, Scene};
 use super::see::{Access, View};
 use crate::search::{Asked, Explain, Search, SearchReply, SegmentExplain, calibration};
 use crate::segment::{Rows, Want};
+
+/// Vectors of a request that are searched at once.
+const AT_ONCE: usize = 8;
 
 impl Reader {
     /// The nearest rows. A query that has at least k matches returns k hits; expired rows are hidden.
@@ -56,11 +59,10 @@ impl Reader {
             }
         };
         let scene = self.scene(meter, &view, &loaded, search.k, search.min_recall, now_ms).await?;
-        let searches = asked.iter().map(|asked| {
-            let (meter, scene) = (meter.fork(), &scene);
-            async move { self.nearest(&meter, scene, asked).await }
-        });
-        let found = futures::future::try_join_all(searches).await?;
+        // None depends on another, though not all are under way at once.
+        let meters: Vec<Meter> = asked.iter().map(|_| meter.fork()).collect();
+        let searches = asked.iter().zip(&meters).map(|(asked, meter)| self.nearest(meter, &scene, asked));
+        let found: Vec<Found> = stream::iter(searches).buffered(AT_ONCE).try_collect().await?;
         let include = Include::new(search.include.as_deref(), search.include_vector);
         let mut results = Vec::with_capacity(found.len());
         for found in &found {

@@ -156,7 +156,7 @@ impl Reader {
         let (id, state) = (draft.id.clone(), draft.state.clone());
         let (version, position) = (snapshot.manifest.version, snapshot.position);
         let tail = state.tail(&id, version, position, &snapshot.schema, &snapshot.rows)?;
-        state.trim(&snapshot.manifest.segments);
+        state.trim(version, &snapshot.manifest.segments);
         Ok(View {
             id,
             state,

@@ -25,7 +25,12 @@ const STACK_BYTES: usize = 16 << 20;
 pub(crate) fn check(field: &str, text: &str) -> Result<()> {
     if text.len() > limits::FILTER_BYTES {
         let message = format!("the {field} has {} bytes, the limit is {}", text.len(), limits::FILTER_BYTES);
-        return Err(Error::invalid(field, message).with_hint("pass long values as parameters: $1, $2, …"));
+        let over = Error::invalid(field, message);
+        // A filter has no parameters.
+        return Err(match field {
+            "query" => over.with_hint("pass long values as parameters: $1, $2, …"),
+            _ => over,
+        });
     }
     let tokens = Tokenizer::new(&GenericDialect {}, text)
         .tokenize()

@@ -57,10 +57,14 @@ pub(crate) fn probe(asked: &Asked, held: &[Held<'_>], best: &mut TopK<Place>) ->
     let (mut at, mut step) = (0, FIRST_LEAVES);
     let mut ordered = put_in_order(&mut order, 0);
     let near = order[..ordered.min(NEIGHBOURHOOD)].iter();
-    let thin = is_thin(near.map(|(_, number, leaf)| {
-        let h = &held[*number as usize];
-        (h.segment, h.rows, *leaf)
-    }));
+    let total: u64 = held.iter().map(|h| u64::from(h.segment.row_count())).sum();
+    let thin = is_thin(
+        matching as f64 / total as f64,
+        near.map(|(_, number, leaf)| {
+            let h = &held[*number as usize];
+            (h.segment, h.rows, *leaf)
+        }),
+    );
     let margin = |number: u32| match &held[number as usize].limits {
         None => f32::INFINITY,
         Some(_) if thin && matching <= SCANNED_ROWS => f32::INFINITY,

@@ -100,7 +100,9 @@ impl Segment {
                 return Ok(Vectors(ordinals.iter().copied().zip(vectors).collect()));
             }
             if tries > 1 {
-                return Err(esker_format::Error::corrupt(self.rows.key(), "a vector fails its checksum"));
+                // Either of them: the checksums that came alone have none of their own.
+                let what = format!("a vector fails its checksum, or {} is corrupt", self.index.key());
+                return Err(esker_format::Error::corrupt(self.rows.key(), what));
             }
             self.rows.forget(client, &ranges, shape).await;
             self.forget_groups(client, ordinals).await;
@@ -209,10 +211,10 @@ impl Segment {
         Ok(places)
     }
 
-    /// Reads the whole index file and all vectors into memory, checked, so that queries send no requests.
+    /// Reads the whole index file and all vectors into memory, checked, so that queries send no requests. The cache is
+    /// left out: it would hold everything once more.
     pub async fn hold(&self, client: &Client, meter: &Meter) -> Result<()> {
         let checks = self.read_checks(client, meter).await?;
-        let index = 0..self.header.facts().file_size;
         let address = self.header.rows();
         let groups: Vec<Range<u64>> = (0..address.base.len())
             .map(|g| {
@@ -220,25 +222,19 @@ impl Segment {
                 address.base[g]..address.vector_range(rows.end.saturating_sub(1)).end
             })
             .collect();
-        let whole = |pieces: &Pieces| {
-            let bytes = pieces.bytes(&index)?;
-            let codes = self.header.section(Section::Codes).unwrap_or(0..0);
-            self.hold_codes(bytes.slice(codes.start as usize..codes.end as usize))?;
-            Ok(Pieces::one(0, bytes))
-        };
-        let vectors = |pieces: &Pieces| {
-            for page in 0..address.pages() {
-                checks.check_page(self.rows.key(), page, &pieces.bytes(&address.page_range(page))?)?;
-            }
-            Ok(pieces.clone())
+        let index = vec![0..self.header.facts().file_size; 1];
+        let codes = self.header.section(Section::Codes).unwrap_or(0..0);
+        let check_index = |pieces: &Pieces| self.hold_codes(pieces.bytes(&codes)?);
+        let check_vectors = |pieces: &Pieces| {
+            (0..address.pages()).try_for_each(|page| {
+                checks.check_page(self.rows.key(), page, &pieces.bytes(&address.page_range(page))?)
+            })
         };
         let (index_meter, rows_meter) = (meter.fork(), meter.fork());
-        let wanted = [index.clone()];
-        let index = self.index.read(client, &index_meter, &wanted, Shape::AsGiven, whole);
-        let rows = self.rows.read(client, &rows_meter, &groups, Shape::AsGiven, vectors);
-        let (index, rows) = futures::try_join!(index, rows)?;
-        self.index.hold(index);
-        self.rows.hold(rows);
+        futures::try_join!(
+            self.index.read_to_hold(client, &index_meter, &index, check_index),
+            self.rows.read_to_hold(client, &rows_meter, &groups, check_vectors)
+        )?;
         if self.spilled() {
             self.read_codes(client, meter, super::Want::All).await?;
         }

@@ -20,7 +20,7 @@ use datafusion::sql::sqlparser::ast::BinaryOperator;
 use esker_format::Result;
 use esker_format::schema::time_type;
 
-use super::{distance, errors, rule};
+use super::{distance, errors, rule, simplify};
 use crate::filter::guard;
 
 /// The dialect that text is parsed in.
@@ -49,6 +49,7 @@ pub(crate) fn base() -> &'static SessionState {
             .with_aggregate_functions(SessionStateDefaults::default_aggregate_functions())
             .with_window_functions(SessionStateDefaults::default_window_functions())
             .with_table_function_list(SessionStateDefaults::default_table_functions())
+            .with_optimizer_rules(simplify::rules())
             .with_optimizer_rule(Arc::new(rule::SearchByIndex))
             .build()
     })

@@ -23,10 +23,14 @@ enum Life {
     Dropped,
 }
 
-/// When requests under way land: before anyone looks again, or after everything was done again.
+/// When requests under way land.
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Drain {
+    /// As soon as the process that goes on waits for something.
+    During,
+    /// Before anyone looks again.
     Before,
+    /// After everything was done again.
     After,
 }
 
@@ -46,13 +50,22 @@ impl std::fmt::Display for Case<'_> {
 }
 
 /// Says which case it was when a check of it panics.
-struct Blame<'a>(&'a Case<'a>);
+pub struct Blame {
+    case: String,
+    what: String,
+}
 
-impl Drop for Blame<'_> {
+impl Blame {
+    pub fn new(case: impl ToString, what: impl ToString) -> Self {
+        Blame { case: case.to_string(), what: what.to_string() }
+    }
+}
+
+impl Drop for Blame {
     fn drop(&mut self) {
         if std::thread::panicking() {
-            let (case, call) = (self.0, self.0.call);
-            say(&format!("crash case {case}: {:?} of {} {}", call.kind, call.key, call.options));
+            let Blame { case, what } = self;
+            say(&format!("crash case {case}: {what}"));
             say(&format!("run only it: {ONLY}={case} cargo test -p esker-tests --test it crash::"));
         }
     }
@@ -64,7 +77,7 @@ pub fn say(line: &str) {
 }
 
 #[expect(clippy::disallowed_methods, reason = "how to run one case of many")]
-fn only() -> Option<String> {
+pub fn only() -> Option<String> {
     std::env::var(ONLY).ok()
 }
 
@@ -75,24 +88,29 @@ pub struct Count {
     pub cases: u64,
 }
 
-/// Runs every case of a scenario.
-pub async fn enumerate(scenario: &Scenario) -> Count {
-    let (world, ledger) = (World::new(), Ledger::default());
+/// What a scenario starts from: read once for all its cases.
+pub async fn prepare(scenario: &Scenario) -> (World, Ledger, Read) {
+    let (world, ledger, mut read) = (World::new(), Ledger::default(), Read::new());
     let maker = Process::new(&world, Plan::none(), 1);
     for step in &scenario.before {
         step.perform(&maker, &ledger, false).await.unwrap();
     }
-    // What the scenario starts from is read once for all its cases.
-    let mut read = Read::new();
     check(&world, &id(), &ledger, &mut read);
+    (world, ledger, read)
+}
+
+/// Runs every case of a scenario.
+pub async fn enumerate(scenario: &Scenario) -> Count {
+    let (world, ledger, read) = prepare(scenario).await;
     let calls = record(scenario, &world, &ledger).await;
     let mut count = Count { calls: calls.len() as u64, cases: 0 };
     for call in &calls {
         for (mode, life, drain) in ways(call) {
             let case = Case { scenario, call, mode, life, drain };
             if only().is_none_or(|only| only == case.to_string()) {
-                let _blame = Blame(&case);
-                let judge = Judge { world: world.fork(), ledger: ledger.fork(), read: read.clone() };
+                let what = format!("{:?} of {} {}", call.kind, call.key, call.options);
+                let _blame = Blame::new(&case, what);
+                let judge = Judge::new(&world, &ledger, &read);
                 run(&case, &calls, judge).await;
                 count.cases += 1;
             }
@@ -103,7 +121,7 @@ pub async fn enumerate(scenario: &Scenario) -> Count {
 
 /// The calls when all goes well.
 async fn record(scenario: &Scenario, world: &World, ledger: &Ledger) -> Vec<Call> {
-    let mut judge = Judge { world: world.fork(), ledger: ledger.fork(), read: Read::new() };
+    let mut judge = Judge::new(world, ledger, &Read::new());
     let observer = observe(&judge.world).await;
     let process = Process::new(&judge.world, Plan::none(), PROCESS);
     scenario.run(&process, &judge.ledger, false).await.unwrap();
@@ -122,6 +140,9 @@ fn ways(call: &Call) -> Vec<(Mode, Life, Drain)> {
         if call.kind.is_write() {
             ways.push((Mode::ApplyLater, life, Drain::After));
         }
+        if call.kind.is_write() && life == Life::GoesOn {
+            ways.push((Mode::ApplyLater, life, Drain::During));
+        }
         if call.kind == CallKind::Create {
             ways.push((Mode::Empty409, life, Drain::Before));
         }
@@ -133,14 +154,14 @@ fn ways(call: &Call) -> Vec<(Mode, Life, Drain)> {
     ways
 }
 
-/// Seeds of the processes of a case.
+/// Seeds of the processes of a case: who looks afterwards counts on from the last.
 const OBSERVER: u64 = 2;
 const PROCESS: u64 = 3;
 const NEXT: u64 = 4;
 const FRESH: u64 = 5;
 
 /// A process that knows the collection, if there is one, as it was before the scenario.
-async fn observe(world: &World) -> Process {
+pub async fn observe(world: &World) -> Process {
     let observer = Process::new(world, Plan::none(), OBSERVER);
     if world.keys("").len() > 1 {
         observer.read(&[]).await.unwrap();
@@ -158,10 +179,19 @@ async fn run(case: &Case<'_>, calls: &[Call], mut judge: Judge) {
     };
     let process = Process::new(&world, plan, PROCESS);
     let first = case.scenario.run(&process, &ledger, false);
-    match case.life {
-        Life::GoesOn => first.await.unwrap_or_else(|e| panic!("one fault was noticed: {e}")),
-        Life::CutOff => drop(first.await),
-        Life::Dropped => until_next_call(&process, number, first).await,
+    let done = match case {
+        Case { life: Life::Dropped, .. } => until(sent(&process, number + 1), first).await,
+        Case { drain: Drain::During, .. } => {
+            let land = async {
+                sent(&process, number).await;
+                world.land_late()
+            };
+            Some(futures::join!(first, land).0)
+        }
+        _ => Some(first.await),
+    };
+    if case.life == Life::GoesOn {
+        done.transpose().unwrap_or_else(|e| panic!("one fault was noticed: {e}"));
     }
     same_calls(&process.faults.calls(), &calls[..number as usize]);
 
@@ -181,7 +211,7 @@ async fn run(case: &Case<'_>, calls: &[Call], mut judge: Judge) {
     let again = case.scenario.run(&next, &ledger, true).await;
     again.unwrap_or_else(|e| panic!("it cannot be done again: {e}"));
     let after = judge.all(&[&observer, &next], before.as_ref()).await;
-    check_done(case.scenario, &ledger, after.as_ref());
+    judge.check_done(case.scenario, after.as_ref());
 
     // What lands now is too late for anything but to be wrong. A writer that knows nothing of all this goes on.
     world.land_late();
@@ -193,17 +223,19 @@ async fn run(case: &Case<'_>, calls: &[Call], mut judge: Judge) {
     judge.all(&[&observer, &next], after.as_ref()).await;
 }
 
-/// Lets the process run until it sends the call after `number`, which stops it.
-async fn until_next_call(process: &Process, number: u64, work: impl Future) {
-    let dead = async {
-        while process.faults.call_count() <= number {
-            process.store.client().seams().clock.sleep(Duration::from_millis(1)).await;
-        }
-    };
+/// Waits until the process has sent its call `number` and waits itself.
+async fn sent(process: &Process, number: u64) {
+    while process.faults.call_count() < number {
+        process.store.client().seams().clock.sleep(Duration::from_millis(1)).await;
+    }
+}
+
+/// What comes of some work, unless it is stopped before.
+async fn until<T>(stop: impl Future, work: impl Future<Output = T>) -> Option<T> {
     tokio::select! {
         biased;
-        _ = work => {}
-        () = dead => {}
+        done = work => Some(done),
+        _ = stop => None,
     }
 }
 
@@ -217,17 +249,28 @@ fn same_calls(calls: &[Call], recorded: &[Call]) {
 }
 
 /// Looks at a world: what is stored, what was promised.
-struct Judge {
-    world: World,
-    ledger: Ledger,
+pub struct Judge {
+    pub world: World,
+    pub ledger: Ledger,
     read: Read,
+    fresh: u64,
 }
 
 impl Judge {
+    pub fn new(world: &World, ledger: &Ledger, read: &Read) -> Self {
+        Judge { world: world.fork(), ledger: ledger.fork(), read: read.clone(), fresh: FRESH }
+    }
+
+    /// A process with nothing in memory and no faults.
+    pub fn process(&mut self) -> Process {
+        self.fresh += 1;
+        Process::new(&self.world, Plan::none(), self.fresh)
+    }
+
     /// Reads by processes of every age, and then all the stored bytes.
-    async fn all(&mut self, readers: &[&Process], earlier: Option<&Truth>) -> Option<Truth> {
+    pub async fn all(&mut self, readers: &[&Process], earlier: Option<&Truth>) -> Option<Truth> {
         let ledger = self.ledger.clone();
-        let fresh = Process::new(&self.world, Plan::none(), FRESH);
+        let fresh = self.process();
         let ids: BTreeSet<String> = {
             let book = ledger.book();
             book.batches.values().flat_map(|(b, _)| b.rows.iter().map(|r| r.id.clone())).collect()
@@ -238,25 +281,25 @@ impl Judge {
             views.push(reader.read(&ids).await);
         }
         let truth = check(&self.world, &id(), &ledger, &mut self.read);
-        let dropped = ledger.book().dropped;
+        let dropped = ledger.book().dropped.fate();
         for view in views {
             match (view, &truth) {
                 (Ok(view), Some(truth)) => {
-                    assert!(!matches!(dropped, Some(Fate::Acknowledged(_))), "a dropped collection was read");
+                    assert!(!matches!(dropped, Fate::Acknowledged(_)), "a dropped collection was read");
                     assert_eq!(view.rows, truth.rows, "INV-1: a read at {} sees other rows", view.position);
                     assert_eq!(view.position, truth.last());
                     assert!(view.version <= truth.newest().version);
                 }
                 (Err(e), truth) if matches!(e.kind(), Kind::NotFound | Kind::Gone) => {
-                    let may_be_dropped = matches!(dropped, Some(Fate::Acknowledged(_) | Fate::Unknown));
+                    let may_be_dropped = matches!(dropped, Fate::Acknowledged(_) | Fate::Unknown);
                     assert!(truth.is_none() || may_be_dropped, "INV-1: a reader finds no collection: {e}");
                 }
                 (view, _) => panic!("a read without faults: {view:?}"),
             }
         }
-        let created = ledger.book().created;
+        let created = ledger.book().created.fate();
         assert!(
-            truth.is_some() || !matches!(created, Some(Fate::Acknowledged(_))),
+            truth.is_some() || !matches!(created, Fate::Acknowledged(_)),
             "INV-1: the collection is not there"
         );
         if let (Some(truth), Some(earlier)) = (&truth, earlier) {
@@ -267,7 +310,7 @@ impl Judge {
 
     /// A drop may be half done now. If a reader finds the collection gone, no writer may be told that it wrote to it.
     async fn write_to_a_half_dropped(&mut self, writer: &Process) {
-        let gone = Process::new(&self.world, Plan::none(), FRESH).read(&[]).await.is_err();
+        let gone = self.process().read(&[]).await.is_err();
         let step = Step::Append(vec![(Batch::upsert(901, &["between"]), true)]);
         let written = step.perform(writer, &self.ledger, false).await;
         assert!(!gone || written.is_err(), "INV-1: a write to a collection that is gone was acknowledged");
@@ -277,7 +320,7 @@ impl Judge {
     /// The name is free again, and what it means then is another collection.
     async fn create_once_more(&mut self) {
         let book = Ledger::default();
-        let process = Process::new(&self.world, Plan::none(), 9);
+        let process = self.process();
         (Step::Create { text: true }).perform(&process, &book, false).await.unwrap();
         let write = Step::Append(vec![(Batch::upsert(902, &["anew"]), true)]);
         write.perform(&process, &book, false).await.unwrap();
@@ -287,20 +330,21 @@ impl Judge {
         let old = check(&self.world, &id(), &self.ledger, &mut self.read).unwrap();
         assert!(old.newest().dropped);
     }
-}
 
-/// Once everything was done again without faults nothing is open, and nothing is left to do.
-fn check_done(scenario: &Scenario, ledger: &Ledger, truth: Option<&Truth>) {
-    let truth = truth.expect("the collection was created");
-    let book = ledger.book();
-    for (token, (_, fate)) in &book.batches {
-        let stray = scenario.drops() && matches!(fate, Fate::Failed);
-        assert!(matches!(fate, Fate::Acknowledged(_)) || stray, "batch {token} is {fate:?}");
-    }
-    if matches!(scenario.steps.last(), Some(Step::Compact)) {
-        assert_eq!(truth.newest().watermark, truth.last(), "INV-5: a compaction left some of the tail");
-    }
-    if scenario.drops() {
-        assert!(truth.newest().dropped, "the register of a dropped collection has no end");
+    /// Once everything was done again without faults nothing is open, and nothing is left to do.
+    pub fn check_done(&self, scenario: &Scenario, truth: Option<&Truth>) {
+        let truth = truth.expect("the collection was created");
+        let book = self.ledger.book();
+        for (token, (_, asked)) in &book.batches {
+            let fate = asked.fate();
+            let stray = scenario.drops() && matches!(fate, Fate::Failed);
+            assert!(matches!(fate, Fate::Acknowledged(_)) || stray, "batch {token} is {fate:?}");
+        }
+        if matches!(scenario.steps.last(), Some(Step::Compact)) {
+            assert_eq!(truth.newest().watermark, truth.last(), "INV-5: a compaction left some of the tail");
+        }
+        if scenario.drops() {
+            assert!(truth.newest().dropped, "the register of a dropped collection has no end");
+        }
     }
 }

@@ -98,27 +98,40 @@ pub enum Fate {
     Unknown,
 }
 
-impl Fate {
-    /// After it was asked for (once more): until the answer it is open.
-    fn sent(self) -> Self {
+/// What was asked for, how often, and what came of it.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Asked {
+    pub times: u32,
+    /// Of these, those without an answer or with one that leaves it open.
+    pub open: u32,
+    pub done: Option<Seq>,
+}
+
+impl Asked {
+    pub fn fate(&self) -> Fate {
         match self {
-            Fate::Unsent | Fate::Failed => Fate::Unknown,
-            known => known,
+            Asked { done: Some(position), .. } => Fate::Acknowledged(*position),
+            Asked { times: 0, .. } => Fate::Unsent,
+            Asked { open: 0, .. } => Fate::Failed,
+            _ => Fate::Unknown,
         }
     }
 
-    /// After an answer, given what was known before the question. After every kind of error but `Unknown` nothing was
-    /// done *by that call*.
-    fn told(self, before: Fate, answer: &Result<Seq>) -> Self {
-        match (answer, before) {
-            (Ok(position), Fate::Acknowledged(first)) => {
+    /// Asked for once more.
+    fn ask(&mut self) {
+        self.times += 1;
+        self.open += 1;
+    }
+
+    /// An answer. After every kind of error but `Unknown` nothing was done by that call.
+    fn hear(&mut self, answer: &Result<Seq>) {
+        match answer {
+            Ok(position) => {
+                let first = *self.done.get_or_insert(*position);
                 assert_eq!(*position, first, "a retry was answered with another position");
-                self
             }
-            (Ok(position), _) => Fate::Acknowledged(*position),
-            (Err(e), Fate::Unsent | Fate::Failed) if e.kind() != Kind::Unknown => Fate::Failed,
-            (Err(_), Fate::Acknowledged(_)) => before,
-            (Err(_), _) => Fate::Unknown,
+            Err(e) if e.kind() == Kind::Unknown => {}
+            Err(_) => self.open -= 1,
         }
     }
 }
@@ -129,9 +142,9 @@ pub struct Ledger(Arc<Mutex<Book>>);
 
 #[derive(Clone, Debug, Default)]
 pub struct Book {
-    pub batches: BTreeMap<Token, (Batch, Fate)>,
-    pub created: Option<Fate>,
-    pub dropped: Option<Fate>,
+    pub batches: BTreeMap<Token, (Batch, Asked)>,
+    pub created: Asked,
+    pub dropped: Asked,
     /// The newest version that anyone was told to be committed.
     pub version: Version,
 }
@@ -147,19 +160,15 @@ impl Ledger {
 
     /// Notes a batch and what comes of sending it.
     pub async fn batch(&self, batch: &Batch, send: impl Future<Output = Result<Seq>>) -> Result<()> {
-        let before = {
-            let mut book = self.book();
-            let (_, fate) = book.batches.entry(batch.token).or_insert((batch.clone(), Fate::Unsent));
-            std::mem::replace(fate, fate.sent())
-        };
+        self.book().batches.entry(batch.token).or_insert((batch.clone(), Asked::default())).1.ask();
         let answer = send.await;
         if let Err(e) = &answer
             && e.kind() == Kind::Unknown
         {
             assert_eq!(e.token(), Some(batch.token), "an unknown outcome does not name its token: {e}");
         }
-        if let Some((_, fate)) = self.book().batches.get_mut(&batch.token) {
-            *fate = fate.told(before, &answer);
+        if let Some((_, asked)) = self.book().batches.get_mut(&batch.token) {
+            asked.hear(&answer);
         }
         answer.map(drop)
     }
@@ -176,14 +185,12 @@ impl Ledger {
 
     async fn once(
         &self,
-        of: impl Fn(&mut Book) -> &mut Option<Fate>,
+        of: impl Fn(&mut Book) -> &mut Asked,
         send: impl Future<Output = Result<()>>,
     ) -> Result<()> {
-        let before = of(&mut self.book()).unwrap_or(Fate::Unsent);
-        *of(&mut self.book()) = Some(before.sent());
+        of(&mut self.book()).ask();
         let answer = send.await.map(|()| 0);
-        let after = before.sent().told(before, &answer);
-        *of(&mut self.book()) = Some(after);
+        of(&mut self.book()).hear(&answer);
         answer.map(drop)
     }
 

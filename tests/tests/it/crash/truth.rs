@@ -232,10 +232,10 @@ impl Truth {
             }
             assert_eq!(writes.next(), None, "entry {} has rows of no batch", entry.seq);
         }
-        for (token, (_, fate)) in &book.batches {
+        for (token, (_, asked)) in &book.batches {
             let found = found.get(token).copied();
-            match fate {
-                Fate::Acknowledged(at) => assert_eq!(found, Some(*at), "INV-1: batch {token} is not there"),
+            match asked.fate() {
+                Fate::Acknowledged(at) => assert_eq!(found, Some(at), "INV-1: batch {token} is not there"),
                 // A writer that met the end after its put is told so; nobody reads the log behind it.
                 Fate::Failed if self.newest().dropped => {}
                 Fate::Failed | Fate::Unsent => {

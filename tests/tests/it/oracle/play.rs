@@ -50,6 +50,7 @@ pub enum Op {
 /// What was compared.
 #[derive(Debug, Clone, Default)]
 pub struct Tally {
+    pub histories: u64,
     pub searches: u64,
     /// Searches that had to be exact.
     pub exact: u64,
@@ -64,6 +65,7 @@ pub struct Tally {
 
 impl Tally {
     pub fn add(&mut self, o: &Tally) {
+        self.histories += o.histories;
         self.searches += o.searches;
         self.exact += o.exact;
         self.found += o.found;
@@ -83,7 +85,8 @@ impl fmt::Display for Tally {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(
             f,
-            "{} rows written, {} compactions, up to {} segments, {} searches ({} exact, recall of the others {:.4}), {} other reads",
+            "{} histories, {} rows written, {} compactions, up to {} segments, {} searches ({} exact, recall of the others {:.4}), {} other reads",
+            self.histories,
             self.rows,
             self.compactions,
             self.segments,

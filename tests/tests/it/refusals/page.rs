@@ -22,6 +22,13 @@ impl Row {
         })
     }
 
+    /// The line with its answer written out.
+    pub fn expanded(&self) -> Row {
+        let [request, answer @ ..] = &self.0;
+        let [kind, field, message, hint] = answer.each_ref().map(|cell| expand(cell));
+        Row([request.clone(), kind, field, message, hint])
+    }
+
     pub fn request(&self) -> &str {
         &self.0[0]
     }

@@ -68,3 +68,45 @@ async fn a_flipped_bit_is_never_a_wrong_answer() {
     }
     assert!(refused > 5, "{refused}");
 }
+
+/// A bad copy in the cache costs a request, not an answer.
+#[tokio::test]
+async fn what_fails_its_checksum_is_read_once_more() {
+    let mut world = World::compacted(400, 16, Metric::L2, VectorType::F32).await;
+    let search =
+        Search { filter: Some(Filter::sql("number < 300").unwrap()), ..Search::new(world.vector(), 5) };
+    let meter = Meter::recording();
+    let truth = world.probing().await.search(&meter, &search).await.unwrap().results;
+    let reader = world.cold_with(Options { whole_codes: 0, ..Options::default() });
+    let mut poisoned = 0;
+    for request in meter.requests().iter().filter(|r| r.key.contains("/segment/")) {
+        let piece = esker_store::Piece::of(request.key.as_str(), request.range.clone().unwrap());
+        let good = reader.client().range(&Meter::new(), &piece.key, piece.range.clone()).await.unwrap();
+        let bad = bytes::Bytes::from(good.iter().map(|b| !b).collect::<Vec<u8>>());
+        reader.client().cache().get_or_fetch(piece, Box::pin(async { Ok(bad) })).await.unwrap();
+        poisoned += 1;
+    }
+    assert!(poisoned >= 3);
+    assert_eq!(reader.search(&Meter::new(), &search).await.unwrap().results, truth);
+}
+
+/// What an old manifest names may be gone: the read starts again from the newest.
+#[tokio::test]
+async fn a_read_of_collected_segments_starts_again() {
+    let mut world = World::compacted(400, 16, Metric::Cosine, VectorType::F32).await;
+    let reader = world.cold();
+    drop(world.probing().await);
+    reader.stats(&Meter::new()).await.unwrap();
+    let old = world.collection().await.last_seen().unwrap();
+    world.fill(400..1200).await;
+    world.compact().await;
+    let keys = world.collection().await.keys().clone();
+    let made = old.segments[0].made;
+    for key in [keys.rows(made), keys.index(made)] {
+        world.objects.delete(&object_store::path::Path::from(key)).await.unwrap();
+    }
+    let search = Search { explain: true, ..Search::new(world.vector(), 10) };
+    let (recall, reply) = world.recall(&reader, &search, |_| true).await;
+    assert!(recall >= 0.9, "{recall}");
+    assert_eq!(reply.explain.unwrap().restarts, 1);
+}

@@ -76,8 +76,8 @@ impl World {
                 Value::String(format!("{} the long text of row number {i}", "x".repeat(150))),
             ),
         ]);
-        if i % 3 == 0 {
-            metadata.insert("third".to_owned(), Value::Bool(i % 2 == 0));
+        if i.is_multiple_of(3) {
+            metadata.insert("third".to_owned(), Value::Bool(i.is_multiple_of(2)));
         }
         Record {
             id: format!("row {i}"),

@@ -20,9 +20,8 @@ async fn recall_holds_for_each_metric_and_type() {
         (Metric::L2, VectorType::F32),
         (Metric::Dot, VectorType::F32),
         (Metric::Cosine, VectorType::F16),
-        (Metric::L2, VectorType::F16),
     ] {
-        let mut world = World::compacted(3000, 48, metric, kind).await;
+        let mut world = World::compacted(1500, 48, metric, kind).await;
         let search = searches(world.queries(20), 10);
         for (how, reader) in [("codes", world.cold()), ("probe", world.probing().await)] {
             let (recall, reply) = world.recall(&reader, &search, ALL).await;
