@@ -71,6 +71,7 @@ async fn again_and_again_while_it_is_put_right() {
         scenario::race(),
         scenario::alter(),
         scenario::merge(),
+        scenario::rival_compactors(),
         scenario::end(),
     ] {
         let calls = again_and_again(&scenario, 20).await;

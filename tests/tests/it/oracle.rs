@@ -43,18 +43,23 @@ fn cases(most_rows: usize) -> impl Strategy<Value = Case> {
         vector_type,
     });
     let ids = prop_oneof![Just(most_rows / 20), Just(most_rows / 4), Just(most_rows)];
-    // Most start with a segment that is large enough to stay beside later ones.
-    let large = (most_rows / 2..most_rows).prop_map(|rows| Op::Upsert { rows });
-    let first = (large, any::<u64>(), any::<u64>())
-        .prop_map(|(op, a, b)| vec![Step { op, seed: a }, Step { op: Op::Compact, seed: b }]);
-    let first = prop_oneof![1 => Just(Vec::new()), 3 => first];
+    // Most start with a segment that is large enough to stay beside later ones, some with three.
+    let layers = [most_rows, most_rows / 10, most_rows / 50];
+    let layer = |(rows, seed): (usize, u64)| {
+        let seeded = |op, seed| Step { op, seed };
+        [seeded(Op::Upsert { rows: rows.max(1) }, seed), seeded(Op::Compact, !seed)]
+    };
+    let first = (prop_oneof![1 => 0..1usize, 3 => 1..4usize], any::<[u64; 3]>())
+        .prop_map(move |(count, seeds)| layers.into_iter().zip(seeds).take(count).flat_map(layer).collect());
     let steps = (first, prop::collection::vec(steps(most_rows), 4..14));
-    (settings, ids, any::<u64>(), steps).prop_map(|(settings, ids, seed, (first, steps))| Case {
-        settings,
-        ids,
-        seed,
-        steps: [first, steps].concat(),
-    })
+    (settings, ids, any::<u64>(), steps).prop_map(
+        |(settings, ids, seed, (first, steps)): (_, _, _, (Vec<Step>, _))| Case {
+            settings,
+            ids,
+            seed,
+            steps: [first, steps].concat(),
+        },
+    )
 }
 
 fn steps(most_rows: usize) -> impl Strategy<Value = Step> {

@@ -27,7 +27,7 @@ pub async fn again_and_again(scenario: &Scenario, seeds: u64) -> u64 {
         for death in 1..=DEATHS {
             let draw = (seed * DEATHS + death).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32;
             let modes = [Mode::FailBefore, Mode::ApplyThenFail, Mode::ApplyLater, Mode::Empty409];
-            let plan = Plan::none().seed(draw).jitter(2).random(PER_MILLE, &modes).kill_after(1 + draw % 24);
+            let plan = Plan::none().seed(draw).jitter(2).random(PER_MILLE, &modes).kill_after(1 + draw % 48);
             let process = Process::new(&judge.world, plan, 100 * seed + death);
             // Whatever it says is noted and must be true.
             drop(scenario.run(&process, &judge.ledger, death > 1).await);

@@ -99,6 +99,8 @@ pub enum Step {
     /// Through the writer function, which widens the schema first.
     Ingest(Batch),
     Compact,
+    /// By two rivals at once, while a third writes this.
+    CompactTwice(Batch),
     Drop,
 }
 
@@ -157,12 +159,15 @@ impl Step {
                 };
                 ledger.batch(batch, send).await
             }
-            Step::Compact => {
-                let collection = process.open().await?;
-                let compactor = Compactor::new(Options { threads: 1, seed: 7 });
-                let report = compactor.compact(&meter, &collection, &|_| {}).await?;
-                ledger.committed(report.version);
-                Ok(())
+            Step::Compact => compact(&process.open().await?, ledger).await,
+            Step::CompactTwice(batch) => {
+                let rival = || Collection::new(process.store.client().clone(), id());
+                let (first, second, third) = (rival(), rival(), rival());
+                let write = ledger.batch(batch, async {
+                    Ok(third.append(&meter, batch.pending(), !again).await?.position)
+                });
+                let (x, y, z) = futures::join!(compact(&first, ledger), compact(&second, ledger), write);
+                x.and(y).and(z)
             }
             Step::Drop => {
                 let end = async {
@@ -175,6 +180,13 @@ impl Step {
             }
         }
     }
+}
+
+async fn compact(collection: &Arc<Collection>, ledger: &Ledger) -> Result<()> {
+    let compactor = Compactor::new(Options { threads: 1, seed: 7 });
+    let report = compactor.compact(&Meter::new(), collection, &|_| {}).await?;
+    ledger.committed(report.version);
+    Ok(())
 }
 
 /// Steps that go well, then steps during which one call goes wrong.
@@ -312,6 +324,15 @@ pub fn merge() -> Scenario {
         ],
         steps: vec![Step::Compact, one(Batch::upsert(4, &["b0", "a5"]), false), Step::Compact],
         least_calls: 20,
+    }
+}
+
+/// Two compactors want the same tail, which grows; then one is alone.
+pub fn rival_compactors() -> Scenario {
+    Scenario {
+        name: "rival compactors",
+        steps: vec![Step::CompactTwice(Batch::upsert(5, &["b1", "a7"])), Step::Compact],
+        ..publish()
     }
 }
 

@@ -271,7 +271,7 @@ fn record(id: &str, i: usize) -> Record {
         ("tags", Value::Strings(vec![format!("t{}", i % 4)])),
     ];
     let expires_at = (i % 11 == 10).then_some(i64::MAX / 2);
-    let metadata = metadata.into_iter().filter(|(key, _)| *key != "number" || i % 5 > 0);
+    let metadata = metadata.into_iter().filter(|(key, _)| *key != "number" || !i.is_multiple_of(5));
     Record {
         id: id.to_owned(),
         vector: vector(i),

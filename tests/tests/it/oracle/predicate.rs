@@ -59,7 +59,7 @@ impl Predicate {
                 let values = (0..rng.random_range(1..5)).map(|_| literal(rng, column, ids)).collect();
                 In(column, values, rng.random_bool(0.3))
             }
-            7 => Null(*["section", "number", "weight", "flag", "tags"].choose(rng).unwrap(), rng.random()),
+            7 => Null(["section", "number", "weight", "flag", "tags"].choose(rng).unwrap(), rng.random()),
             8 => Like(["a", "b", "ab", ""].choose(rng).unwrap()),
             _ => Contains(TAGS.choose(rng).unwrap()),
         }
