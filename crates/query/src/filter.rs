@@ -280,8 +280,8 @@ fn allowed(expr: &Expr, columns: &Columns) -> ControlFlow<Error> {
 
 /// Negations at the leaves, chains of AND and OR as balanced trees, and every term passed through `leaf`.
 ///
-/// Balanced, evaluating 256 terms recurses 8 deep and not 256. Terms are simplified one by one because the planner's
-/// simplifier forgets nulls where it merges them: to it, `c NOT IN (1) OR c NOT IN (2)` is true.
+/// Balanced, evaluating 256 terms recurses 8 deep and not 256. Terms are simplified one by one: merging them is for
+/// [`lower`], which knows what a missing value does.
 fn normal(expr: Expr, negated: bool, leaf: &dyn Fn(Expr) -> Result<Expr>) -> Result<Expr> {
     match expr {
         Expr::BinaryExpr(BinaryExpr { op: op @ (Operator::And | Operator::Or), .. }) => {

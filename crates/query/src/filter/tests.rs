@@ -227,6 +227,9 @@ fn sql_conditions_select_rows() {
         ("1 = 2", &[]),
         ("NULL", &[]),
         ("CASE WHEN draft THEN year > 2000 ELSE rating > 0 END", &[0, 1]),
+        ("CASE WHEN draft THEN NULL END OR year > 2020", &[1, 2]),
+        ("(year IN (2020, 2021) AND year IN (2022)) IS NULL", &[3]),
+        ("NOT section ~ '.*'", &[]),
     ];
     let batch = few();
     for (text, expected) in cases {

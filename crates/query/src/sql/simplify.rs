@@ -15,6 +15,7 @@
 //! | `array_has([a, 1], 2)` | `2 IN (a, 1)` | a null | #24246 |
 //! | `c ^ c` | `0` | c null | #24246 |
 //! | `c & -c`, `c \| -c`, `-(a & b)` | `0`, `-1`, `-a \| -b` | almost all | #24665 |
+//! | `log(a, 1)`, `log(a, a)`, `power(a, log(a, b))` | `0`, `1`, `b` | a = 1, a ≤ 0 | #25137 |
 //! | `c >= 5 AND 5 < c`, of a join | `c >= 5` | c = 5 | as #18214 |
 //!
 //! The lists need not be written: `c = 1 OR c = 2` becomes one on the way, and so do `BETWEEN`, `LIKE` and `NOT (c <> 1 AND
@@ -118,6 +119,7 @@ fn hide_node(expr: Expr) -> Result<Transformed<Expr>> {
                     return Ok(Transformed::yes(if varies(&call) { veil(call, 0) } else { call }));
                 }
                 ("regexp_like", [text, pattern, ..]) if varies(text) && !plain(pattern) => 1,
+                ("log" | "power", [base, number]) if varies(base) || varies(number) => 1,
                 ("array_has", [list, item]) if (varies(list) || varies(item)) && may_hold_null(list) => 0,
                 _ => return Ok(Transformed::no(Expr::ScalarFunction(ScalarFunction { func, args }))),
             };

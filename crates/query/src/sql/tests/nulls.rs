@@ -224,29 +224,30 @@ fn known_wrong_rewrites_do_not_happen() {
         "{year} IN (1) AND {year} NOT IN (2, NULL)",
         "{year} NOT IN (1, NULL) OR {year} NOT IN (1, 2)",
         "{year} IN ({rating}, 1) AND {year} IN ({rating} + 1, 1)",
-        "{year} IN ({rating}, 4) AND {year} NOT IN ({rating} + 1, 5)",
-        "1 IN ({year}, 7) AND 1 IN ({rating}, 8)",
+        "{year} IN ({rating}, 4) AND {year} NOT IN ({rating} * {rating}, 5)",
+        "1 IN ({year}, 7) AND 1 IN ({year} * {year}, 8)",
         "NOT (({year} = 1 OR {year} = 2) AND (3 = {year} OR {year} = 4))",
-        "({year} <> 1 AND {year} <> 2) OR ({year} <> 3 AND {year} <> 4)",
-        "NOT (({year} BETWEEN 1 AND 1 OR {year} BETWEEN 2 AND 2) AND ({year} BETWEEN 3 AND 3 OR {year} BETWEEN 4 AND 4))",
+        "(NOT ({year} <> 1 AND {year} <> 2) AND NOT ({year} <> 3 AND {year} <> 4)) IS NULL",
+        "(({year} BETWEEN 1 AND 1 OR {year} BETWEEN 2 AND 2) AND ({year} BETWEEN 3 AND 3 OR {year} BETWEEN 4 AND 4)) IS NULL",
         "NOT (({section} LIKE 'a' OR {section} LIKE 'b') AND ({section} LIKE 'c' OR {section} LIKE 'd'))",
         "{section} NOT IN ('a', 'b', 'c', 'd') OR NOT {section} = ANY(['e', 'f'])",
-        "{section} !~ '^(a|b)$' OR {section} !~ '^(c|d)$'",
+        "{section} !~ '^(ab|cd)$' OR {section} !~ '^(ef|gh)$'",
         "NOT ({section} ~ '.*')",
-        "NOT regexp_like({section}, '.*')",
-        "NOT regexp_like({section}, '.' || '*')",
+        "regexp_like({section}, '.*') IS NULL",
+        "regexp_like({section}, '.' || '*') IS NULL",
         "{section} || '\\b' ~ 'a\\\\b'",
         "TRY_CAST({year} * 100 AS tinyint) > 1",
         "TRY_CAST({year} * 100 AS tinyint) NOT IN (1, 2)",
         "NOT array_has([{year}, 1], 2)",
         "NOT array_has([1, NULL], {year})",
         "({year} ^ {year}) = 0",
-        "({year} & -{year}) = {year}",
+        "(CAST({id} <> 'x' AS int) & -CAST({id} <> 'x' AS int)) = 1",
         "-({year} & 1) = -1",
         "{year} >= 2 AND 2 < {year}",
+        "log(CAST({id} <> 'x' AS int), 1) = 0",
         "CASE WHEN {year} IN (1) THEN {year} NOT IN (1) ELSE {year} IN (2) AND {year} IN (3) END",
         "CASE {year} WHEN 1 THEN true WHEN 2 THEN {section} IN ('a') AND {section} IN ('b') END",
-        "{id} IN ({section}, 'd1', 'd2') AND {id} NOT IN ('d1')",
+        "{id} IN ({id}, 'd9') AND {id} NOT IN (substr({id}, 1), 'd8')",
     ] {
         let condition = Condition(text.to_owned());
         check_filter(&condition);
@@ -347,7 +348,7 @@ fn condition() -> impl Strategy<Value = Condition> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 40000, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 320, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
     fn conditions_mean_what_they_say(condition in condition(), place in prop::sample::select(Place::ALL.to_vec())) {
