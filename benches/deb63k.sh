@@ -11,7 +11,7 @@ cd "$here/.."
 
 packages=(lancedb==0.40.0 pyarrow==26.0.1 duckdb==2.0.0 numpy==2.4.6)
 
-cargo build --release --locked --bin esker --bin s3-server
+cargo build --release --locked -p esker -p esker-tests --bin esker --bin s3-server
 
 key=$(printf '%s\n' "${packages[@]}" "$(python3 --version)" | sha256sum | cut -c1-12)
 venv=${XDG_CACHE_HOME:-$HOME/.cache}/esker/peer-$key

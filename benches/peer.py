@@ -17,7 +17,7 @@ from lancedb.index import IvfRq
 
 # nprobes × refine_factor, and the number of queries that choose among them.
 SETTINGS = list(itertools.product((10, 20, 40), (3, 5, 10)))
-SAMPLE = 60
+SAMPLE = 100
 VECTORS = {"f16": pa.float16(), "f32": pa.float32()}
 
 
@@ -56,7 +56,8 @@ class Peer:
             found, times = self.search(setting, self.truth.queries[:SAMPLE], k)
             judged = self.truth.judge("none", found, k)["recall"]
             row = {**self.label, "nprobes": setting[0], "refine_factor": setting[1], "recall": judged}
-            out.append({**row, "p50_ms": statistics.median(times)})
+            # The lower quartile: what else the machine does must not choose.
+            out.append({**row, "p25_ms": statistics.quantiles(times, n=4)[0]})
         return [row for row in out if row["recall"] >= recall - 0.01]
 
 
@@ -66,7 +67,7 @@ def fastest(folder, truth, k, recall):
     for vector_type, partitions in itertools.product(VECTORS, (None, round(math.sqrt(truth.rows)))):
         peer = Peer(folder / f"{vector_type}-{partitions or 'default'}", truth, vector_type, partitions)
         tried += [(row, peer) for row in peer.tune(k, recall)]
-    tried.sort(key=lambda pair: pair[0]["p50_ms"])
+    tried.sort(key=lambda pair: pair[0]["p25_ms"])
     for row, peer in tried:
         setting = row["nprobes"], row["refine_factor"]
         found, _ = peer.search(setting, truth.queries, k)

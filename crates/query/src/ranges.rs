@@ -18,7 +18,8 @@ const HELD_RANGE: u64 = 8 << 20;
 pub(crate) enum Shape {
     /// One request per range.
     AsGiven,
-    /// Ranges close together are one request; the allowed gap doubles until there are at most this many.
+    /// Ranges close together are one request; then those with the smallest gaps between them, until there are at most this
+    /// many.
     AtMost(usize),
 }
 
@@ -205,14 +206,12 @@ fn requests(wanted: &[Range<u64>], shape: Shape) -> Vec<Range<u64>> {
     match shape {
         Shape::AsGiven => sorted,
         Shape::AtMost(most) => {
-            let mut gap = GAP;
-            loop {
-                let merged = merge(&sorted, gap);
-                if merged.len() <= most.max(1) {
-                    return merged;
-                }
-                gap *= 2;
-            }
+            let near = merge(&sorted, GAP);
+            let Some(surplus) = near.len().checked_sub(most.max(1)).filter(|n| *n > 0) else { return near };
+            // INDEX §2 doubles the gap; closing the smallest gaps one by one asks for as few and reads less.
+            let mut gaps: Vec<u64> = near.windows(2).map(|pair| pair[1].start - pair[0].end).collect();
+            let (_, widest, _) = gaps.select_nth_unstable(surplus - 1);
+            merge(&near, *widest)
         }
     }
 }

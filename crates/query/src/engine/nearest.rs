@@ -217,8 +217,9 @@ impl Reader {
         found.codes = estimates.scanned;
         let narrow = filtered && (scene.loaded.whole || matching <= SCANNED_ROWS);
         let (least, most) = if narrow {
+            // INDEX §3 takes all 100; what is far below the k-th estimate need not be read.
             let rows = (2 * scene.k).max(100);
-            (rows, if thin { rows.max(THIN_RERANK * scene.k) } else { rows })
+            (2 * scene.k, if thin { rows.max(THIN_RERANK * scene.k) } else { rows })
         } else if thin {
             (2 * scene.k, (THIN_RERANK * scene.k).max(THIN_LEAST))
         } else {

@@ -1,7 +1,7 @@
 use super::*;
 
 #[test]
-fn the_gap_doubles_until_there_are_few_enough() {
+fn the_smallest_gaps_close_until_there_are_few_enough() {
     let wanted = [0..10, 40_000..40_010, 200_000..200_010];
     assert_eq!(requests(&wanted, Shape::AtMost(3)).len(), 3);
     assert_eq!(requests(&wanted, Shape::AtMost(2)), [0..40_010, 200_000..200_010]);

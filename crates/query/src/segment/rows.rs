@@ -16,8 +16,10 @@ use esker_store::{Client, Meter};
 use super::Segment;
 use crate::ranges::{Pieces, Shape};
 
-/// Most requests for the vectors of a query's candidates, and as many for their payload (INDEX §2).
-const RANGES: usize = 32;
+/// Most requests for the vectors of a query's candidates …
+const VECTOR_RANGES: usize = 40;
+/// … and for their payload, which is small: together INDEX §2's 32 + 32.
+const PAYLOAD_RANGES: usize = 24;
 /// Bytes of a page of payload sizes.
 const SIZE_PAGE: u64 = 4096;
 
@@ -72,7 +74,7 @@ impl Segment {
             }
             Ok(Vectors(vectors))
         };
-        self.rows.read(client, meter, &ranges, Shape::AtMost(RANGES), take).await
+        self.rows.read(client, meter, &ranges, Shape::AtMost(VECTOR_RANGES), take).await
     }
 
     /// Reads vectors of rows whose codes are not here: the groups that have their checks come in the same wave.
@@ -83,7 +85,7 @@ impl Segment {
         ordinals: &[u32],
     ) -> Result<Vectors> {
         let ranges: Vec<Range<u64>> = ordinals.iter().map(|o| self.header.rows().vector_range(*o)).collect();
-        let shape = Shape::AtMost(RANGES);
+        let shape = Shape::AtMost(VECTOR_RANGES);
         let mut tries = 0;
         loop {
             tries += 1;
@@ -148,7 +150,7 @@ impl Segment {
             };
             Ok(Payload(places.iter().map(decode).collect::<Result<_>>()?))
         };
-        self.index.read(client, meter, &ranges, Shape::AtMost(RANGES), take).await
+        self.index.read(client, meter, &ranges, Shape::AtMost(PAYLOAD_RANGES), take).await
     }
 
     /// Reads what says where the payload of leaves lies, so that it need not be asked for later. No request for
@@ -170,7 +172,7 @@ impl Segment {
         let take = |pieces: &Pieces| {
             missing.iter().map(|page| Ok((page.start, pieces.bytes(page)?))).collect::<Result<Vec<_>>>()
         };
-        let read = self.index.read(client, meter, &missing, Shape::AtMost(RANGES), take).await?;
+        let read = self.index.read(client, meter, &missing, Shape::AtMost(PAYLOAD_RANGES), take).await?;
         self.sizes().extend(read);
         Ok(())
     }

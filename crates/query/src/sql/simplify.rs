@@ -89,7 +89,8 @@ impl OptimizerRule for Simplify {
 }
 
 fn hide(expr: Expr) -> Result<Transformed<Expr>> {
-    expr.transform_up(hide_node)?.transform_data(|expr| {
+    let mut constants = 0;
+    expr.transform_up(|node| hide_node(node, &mut constants))?.transform_data(|expr| {
         if !lists_meet(&expr) {
             return Ok(Transformed::no(expr));
         }
@@ -97,8 +98,8 @@ fn hide(expr: Expr) -> Result<Transformed<Expr>> {
     })
 }
 
-/// Hides what the simplifier gets wrong in one node whatever stands beside it.
-fn hide_node(expr: Expr) -> Result<Transformed<Expr>> {
+/// Hides what the simplifier gets wrong in one node whatever stands beside it. `constants` counts those hidden.
+fn hide_node(expr: Expr, constants: &mut usize) -> Result<Transformed<Expr>> {
     Ok(match expr {
         Expr::BinaryExpr(BinaryExpr { left, op, right }) => binary(*left, op, *right),
         Expr::Negative(inner) => match *inner {
@@ -109,7 +110,8 @@ fn hide_node(expr: Expr) -> Result<Transformed<Expr>> {
         },
         // A constant before columns, `1 IN (a, b)`, has no column to tell apart.
         Expr::InList(list) if !varies(&list.expr) && list.list.iter().any(varies) && !is_null(&list.expr) => {
-            Transformed::yes(Expr::InList(InList { expr: Box::new(blind(*list.expr)), ..list }))
+            *constants += 1;
+            Transformed::yes(Expr::InList(InList { expr: Box::new(blind(*list.expr, *constants)), ..list }))
         }
         Expr::TryCast(_) if varies(&expr) => Transformed::yes(veil(expr, 0)),
         Expr::ScalarFunction(ScalarFunction { func, mut args }) => {
@@ -123,7 +125,7 @@ fn hide_node(expr: Expr) -> Result<Transformed<Expr>> {
                 ("array_has", [list, item]) if (varies(list) || varies(item)) && may_hold_null(list) => 0,
                 _ => return Ok(Transformed::no(Expr::ScalarFunction(ScalarFunction { func, args }))),
             };
-            args[hidden] = blind(std::mem::take(&mut args[hidden]));
+            args[hidden] = blind(std::mem::take(&mut args[hidden]), 0);
             Transformed::yes(Expr::ScalarFunction(ScalarFunction { func, args }))
         }
         expr => Transformed::no(expr),
@@ -139,7 +141,7 @@ fn binary(left: Expr, op: Operator, right: Expr) -> Transformed<Expr> {
             Transformed::yes(node(veil(left, 1), op, veil(right, 2)))
         }
         op if is_regex(op) && varies(&left) && !plain(&right) => {
-            Transformed::yes(node(left, op, blind(right)))
+            Transformed::yes(node(left, op, blind(right, 0)))
         }
         // Predicates of a column are pruned by their operator as if the column stood first. The simplifier turns them, but
         // not in joins and not where the column is hidden.

@@ -67,9 +67,9 @@ pub(super) fn veil(expr: Expr, tag: usize) -> Expr {
     call(expr, tag, Volatility::Immutable)
 }
 
-/// Hides the value of a constant: what is volatile is not evaluated while planning.
-pub(super) fn blind(expr: Expr) -> Expr {
-    call(expr, 0, Volatility::Volatile)
+/// As [`veil`], and hides the value of a constant: what is volatile is not evaluated while planning.
+pub(super) fn blind(expr: Expr, tag: usize) -> Expr {
+    call(expr, tag, Volatility::Volatile)
 }
 
 /// `expr` with nothing hidden.

@@ -302,7 +302,7 @@ fn leaf() -> impl Strategy<Value = String> {
     let number = prop_oneof![
         8 => (0i64..5).prop_map(|v| v.to_string()),
         1 => Just("NULL".to_owned()),
-        1 => Just("{rating}".to_owned()),
+        1 => prop::sample::select(vec!["{rating}", "{year}"]).prop_map(str::to_owned),
     ];
     let text = prop::sample::select(vec!["'a'", "'b'", "'c'", "'d1'", "NULL", "{section}"]);
     let subject = prop::sample::select(vec!["{year}", "{year}", "{year} + 1", "CAST({year} AS double)", "1"]);
