@@ -221,7 +221,7 @@ impl World {
         Some(Object { body: stored.body, meta, attributes: stored.attributes })
     }
 
-    /// One page of the sorted listing of every key that starts with the text `prefix`; see [`listing::page`].
+    /// One page of the sorted listing of every key that starts with the text `prefix`; see `listing::page`.
     pub fn page(&self, prefix: &str, delimiter: Option<&str>, after: Option<&str>, max: usize) -> ListPage {
         let state = self.state();
         let names = state.objects.keys().map(AsRef::as_ref);

@@ -38,7 +38,7 @@ impl Sample {
         match std::env::var("FLIPS").as_deref() {
             Ok("all") => Sample { small: 1, large: 1, every_question: true },
             Ok("bits") => Sample { small: 1, large: 1, every_question: false },
-            _ => Sample { small: 3, large: 19, every_question: false },
+            _ => Sample { small: 5, large: 23, every_question: false },
         }
     }
 

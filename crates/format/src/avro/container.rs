@@ -105,7 +105,7 @@ pub fn read(bytes: &Bytes) -> Result<Container> {
     parse(bytes, &mut |_| {}).map(|(container, _)| container).map_err(|m| Error::invalid("records", m))
 }
 
-/// Takes apart a container that [`write`] made, and verifies its marker.
+/// Takes apart a container that [`write()`] made, and verifies its marker.
 ///
 /// # Errors
 /// Corrupt, naming `object`, when one bit differs from what was written.
