@@ -119,8 +119,8 @@ class Check:
             entry = [list(block) for block in inline]
             if "esker.body" in metadata:
                 assert not entry, f"{path} has rows beside its body"
-                made = json.loads(metadata["esker.body"])["made"]
-                body = self.root / "body" / f"{made_name(made)}.avro"
+                token = json.loads(metadata["esker.body"])["token"]
+                body = self.root / "body" / f"{path.stem}-{token}.avro"
                 bodies.add(body)
                 with body.open("rb") as file:
                     entry = [list(block) for block in fastavro.block_reader(file)]

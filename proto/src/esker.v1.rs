@@ -14,7 +14,10 @@ pub struct Record {
     pub vector: ::prost::alloc::vec::Vec<f32>,
     /// Null, boolean, number, string or list of strings. Whole numbers within 2^53 become whole-number columns.
     #[prost(btree_map = "string, message", tag = "4")]
-    pub metadata: ::prost::alloc::collections::BTreeMap<::prost::alloc::string::String, ::prost_types::Value>,
+    pub metadata: ::prost::alloc::collections::BTreeMap<
+        ::prost::alloc::string::String,
+        ::prost_types::Value,
+    >,
     /// Event time given by the client; 0 is the arrival.
     #[prost(int64, tag = "5")]
     pub timestamp: i64,
@@ -27,7 +30,7 @@ pub struct Record {
     /// After this instant the record is invisible.
     #[prost(int64, optional, tag = "8")]
     pub expires_at: ::core::option::Option<i64>,
-    /// The client's own version; operand of conditional writes.
+    /// The client's own version; operand of conditional writes. A record written without one, or with 0, has version 1.
     #[prost(int64, tag = "9")]
     pub version: i64,
     /// Set in results: position from 1.
@@ -39,4 +42,2838 @@ pub struct Record {
     /// Set in results: the metric's own distance.
     #[prost(float, optional, tag = "12")]
     pub distance: ::core::option::Option<f32>,
+}
+/// A detail of the status of every call that fails (`grpc-status-details-bin`, a google.rpc.Status). The trailers say the
+/// same in plain text, percent-encoded as grpc-message is: esker-kind, and where they apply esker-field, esker-hint,
+/// esker-token, esker-retry-after-ms.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Error {
+    /// What to do: `invalid`, `not_found`, `gone`, `conflict`, `busy`, `unknown`, `unavailable`, `corrupt`, `internal`.
+    #[prost(string, tag = "1")]
+    pub kind: ::prost::alloc::string::String,
+    /// What happened.
+    #[prost(string, tag = "2")]
+    pub message: ::prost::alloc::string::String,
+    /// The input field at fault; empty if none is.
+    #[prost(string, tag = "3")]
+    pub field: ::prost::alloc::string::String,
+    /// What to do about it, if that is known.
+    #[prost(string, tag = "4")]
+    pub hint: ::prost::alloc::string::String,
+    /// The token under which a write whose outcome is unknown can be sent again.
+    #[prost(string, tag = "5")]
+    pub token: ::prost::alloc::string::String,
+    /// When to try again, if that is known.
+    #[prost(uint64, optional, tag = "6")]
+    pub retry_after_ms: ::core::option::Option<u64>,
+}
+/// What a collection is created with.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct CreateCollectionRequest {
+    /// 1 to 64 of a-z, 0-9, _ and -.
+    #[prost(string, tag = "1")]
+    pub name: ::prost::alloc::string::String,
+    /// Elements of every vector, 1 to 8192.
+    #[prost(uint32, tag = "2")]
+    pub dimension: u32,
+    /// `cosine` (also when empty), `l2` or `dot`.
+    #[prost(string, tag = "3")]
+    pub metric: ::prost::alloc::string::String,
+    /// Element type of stored vectors: `f32` (also when empty) or `f16`.
+    #[prost(string, tag = "4")]
+    pub vector_type: ::prost::alloc::string::String,
+    /// Metadata columns by key: `boolean`, `int`, `float`, `string` or `strings`. More appear as keys are first seen.
+    #[prost(btree_map = "string, string", tag = "5")]
+    pub metadata: ::prost::alloc::collections::BTreeMap<
+        ::prost::alloc::string::String,
+        ::prost::alloc::string::String,
+    >,
+}
+/// The collection that was created.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct CreateCollectionReply {
+    /// Its name.
+    #[prost(string, tag = "1")]
+    pub name: ::prost::alloc::string::String,
+    /// Its name and which life of it.
+    #[prost(string, tag = "2")]
+    pub id: ::prost::alloc::string::String,
+}
+/// Which collection to drop.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct DropCollectionRequest {
+    /// Name of the collection.
+    #[prost(string, tag = "1")]
+    pub collection: ::prost::alloc::string::String,
+}
+/// The collection is dropped.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct DropCollectionReply {
+    /// Its name.
+    #[prost(string, tag = "1")]
+    pub dropped: ::prost::alloc::string::String,
+}
+/// A batch of records: at most 10,000, and 16 MiB when encoded.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct UpsertRequest {
+    /// Name of the collection. In a stream, empty means that of the message before.
+    #[prost(string, tag = "1")]
+    pub collection: ::prost::alloc::string::String,
+    /// The records. Either these or avro_payload.
+    #[prost(message, repeated, tag = "2")]
+    pub records: ::prost::alloc::vec::Vec<Record>,
+    /// Records in the framing `schema version u32 | operation length u32 | operation | Avro data`, big-endian, operation
+    /// `upsert`: their bytes are stored as they come.
+    #[prost(bytes = "bytes", tag = "3")]
+    pub avro_payload: ::prost::bytes::Bytes,
+    /// Only if none of the ids exists; otherwise a conflict that names the first that does.
+    #[prost(bool, tag = "4")]
+    pub if_absent: bool,
+    /// Only if each of the ids exists with this `version`; otherwise a conflict.
+    #[prost(int64, optional, tag = "5")]
+    pub if_version: ::core::option::Option<i64>,
+    /// Names the write: sending it again under the same key within 24 hours changes nothing. The token of an earlier reply
+    /// or error, or any text of 1 to 256 bytes.
+    #[prost(string, tag = "6")]
+    pub idempotency_key: ::prost::alloc::string::String,
+    /// Version of the record schema the client was built with; 0 means 1.
+    #[prost(uint32, tag = "15")]
+    pub schema_version: u32,
+}
+/// The batch is durable and visible.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct UpsertReply {
+    /// Reads at this position or later see the write.
+    #[prost(uint64, tag = "1")]
+    pub position: u64,
+    /// Records written.
+    #[prost(uint64, tag = "2")]
+    pub upserted: u64,
+    /// The write's name: sending it again under this idempotency_key changes nothing.
+    #[prost(string, tag = "3")]
+    pub token: ::prost::alloc::string::String,
+    /// A write of this name was there before; nothing was written now.
+    #[prost(bool, tag = "4")]
+    pub duplicate: bool,
+    /// Version of the record schema this server writes.
+    #[prost(uint32, tag = "15")]
+    pub schema_version: u32,
+}
+/// Parts of a record to replace.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct RecordPatch {
+    /// The record's id.
+    #[prost(string, tag = "1")]
+    pub id: ::prost::alloc::string::String,
+    /// Keys to set; a null value removes the key. Other keys stay.
+    #[prost(btree_map = "string, message", tag = "2")]
+    pub metadata: ::prost::alloc::collections::BTreeMap<
+        ::prost::alloc::string::String,
+        ::prost_types::Value,
+    >,
+    /// The new vector; empty keeps the old one.
+    #[prost(float, repeated, tag = "3")]
+    pub vector: ::prost::alloc::vec::Vec<f32>,
+    /// The new event time, milliseconds since the epoch.
+    #[prost(int64, optional, tag = "4")]
+    pub timestamp: ::core::option::Option<i64>,
+    /// The new instant, in milliseconds since the epoch, after which the record is invisible.
+    #[prost(int64, optional, tag = "5")]
+    pub expires_at: ::core::option::Option<i64>,
+    /// Makes the record stay for good. Not together with expires_at.
+    #[prost(bool, tag = "6")]
+    pub never_expires: bool,
+    /// The new client version.
+    #[prost(int64, optional, tag = "7")]
+    pub version: ::core::option::Option<i64>,
+}
+/// Patches of one collection, each id once.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct PatchRequest {
+    /// Name of the collection.
+    #[prost(string, tag = "1")]
+    pub collection: ::prost::alloc::string::String,
+    /// The patches.
+    #[prost(message, repeated, tag = "2")]
+    pub records: ::prost::alloc::vec::Vec<RecordPatch>,
+    /// As in UpsertRequest: only if each of the records has this `version`.
+    #[prost(int64, optional, tag = "3")]
+    pub if_version: ::core::option::Option<i64>,
+    /// As in UpsertRequest.
+    #[prost(string, tag = "4")]
+    pub idempotency_key: ::prost::alloc::string::String,
+    /// As in UpsertRequest.
+    #[prost(uint32, tag = "15")]
+    pub schema_version: u32,
+}
+/// The patches are durable and visible.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct PatchReply {
+    /// Reads at this position or later see the write.
+    #[prost(uint64, tag = "1")]
+    pub position: u64,
+    /// Records changed.
+    #[prost(uint64, tag = "2")]
+    pub patched: u64,
+    /// As in UpsertReply.
+    #[prost(string, tag = "3")]
+    pub token: ::prost::alloc::string::String,
+    /// As in UpsertReply.
+    #[prost(bool, tag = "4")]
+    pub duplicate: bool,
+}
+/// Records to delete.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct DeleteRequest {
+    /// Name of the collection.
+    #[prost(string, tag = "1")]
+    pub collection: ::prost::alloc::string::String,
+    /// Their ids. Either these or avro_payload.
+    #[prost(string, repeated, tag = "2")]
+    pub ids: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// As in UpsertRequest, operation `delete`: records with an id and nothing else.
+    #[prost(bytes = "bytes", tag = "3")]
+    pub avro_payload: ::prost::bytes::Bytes,
+    /// As in UpsertRequest.
+    #[prost(string, tag = "4")]
+    pub idempotency_key: ::prost::alloc::string::String,
+    /// As in UpsertRequest: only if each of the records has this `version`.
+    #[prost(int64, optional, tag = "5")]
+    pub if_version: ::core::option::Option<i64>,
+    /// As in UpsertRequest.
+    #[prost(uint32, tag = "15")]
+    pub schema_version: u32,
+}
+/// The records are deleted.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct DeleteReply {
+    /// Reads at this position or later do not see the records.
+    #[prost(uint64, tag = "1")]
+    pub position: u64,
+    /// Ids that were sent.
+    #[prost(uint64, tag = "2")]
+    pub deleted: u64,
+    /// As in UpsertReply.
+    #[prost(string, tag = "3")]
+    pub token: ::prost::alloc::string::String,
+    /// As in UpsertReply.
+    #[prost(bool, tag = "4")]
+    pub duplicate: bool,
+}
+/// Generated client implementations.
+pub mod ingest_client {
+    #![allow(
+        unused_variables,
+        dead_code,
+        missing_docs,
+        clippy::wildcard_imports,
+        clippy::let_unit_value,
+    )]
+    use tonic::codegen::*;
+    use tonic::codegen::http::Uri;
+    /// Everything that writes by id. Each call is one batch: all of its records become visible at once, or none.
+    ///
+    /// A call that fails carries the error in its trailers (see Error). A write that failed with the kind `unknown` may have
+    /// happened: send it again with the token of the error as its idempotency_key.
+    #[derive(Debug, Clone)]
+    pub struct IngestClient<T> {
+        inner: tonic::client::Grpc<T>,
+    }
+    impl<T> IngestClient<T>
+    where
+        T: tonic::client::GrpcService<tonic::body::Body>,
+        T::Error: Into<StdError>,
+        T::ResponseBody: Body<Data = Bytes> + std::marker::Send + 'static,
+        <T::ResponseBody as Body>::Error: Into<StdError> + std::marker::Send,
+    {
+        pub fn new(inner: T) -> Self {
+            let inner = tonic::client::Grpc::new(inner);
+            Self { inner }
+        }
+        pub fn with_origin(inner: T, origin: Uri) -> Self {
+            let inner = tonic::client::Grpc::with_origin(inner, origin);
+            Self { inner }
+        }
+        pub fn with_interceptor<F>(
+            inner: T,
+            interceptor: F,
+        ) -> IngestClient<InterceptedService<T, F>>
+        where
+            F: tonic::service::Interceptor,
+            T::ResponseBody: Default,
+            T: tonic::codegen::Service<
+                http::Request<tonic::body::Body>,
+                Response = http::Response<
+                    <T as tonic::client::GrpcService<tonic::body::Body>>::ResponseBody,
+                >,
+            >,
+            <T as tonic::codegen::Service<
+                http::Request<tonic::body::Body>,
+            >>::Error: Into<StdError> + std::marker::Send + std::marker::Sync,
+        {
+            IngestClient::new(InterceptedService::new(inner, interceptor))
+        }
+        /// Compress requests with the given encoding.
+        ///
+        /// This requires the server to support it otherwise it might respond with an
+        /// error.
+        #[must_use]
+        pub fn send_compressed(mut self, encoding: CompressionEncoding) -> Self {
+            self.inner = self.inner.send_compressed(encoding);
+            self
+        }
+        /// Enable decompressing responses.
+        #[must_use]
+        pub fn accept_compressed(mut self, encoding: CompressionEncoding) -> Self {
+            self.inner = self.inner.accept_compressed(encoding);
+            self
+        }
+        /// Limits the maximum size of a decoded message.
+        ///
+        /// Default: `4MB`
+        #[must_use]
+        pub fn max_decoding_message_size(mut self, limit: usize) -> Self {
+            self.inner = self.inner.max_decoding_message_size(limit);
+            self
+        }
+        /// Limits the maximum size of an encoded message.
+        ///
+        /// Default: `usize::MAX`
+        #[must_use]
+        pub fn max_encoding_message_size(mut self, limit: usize) -> Self {
+            self.inner = self.inner.max_encoding_message_size(limit);
+            self
+        }
+        /// Creates an empty collection. A name that is taken is a conflict.
+        pub async fn create_collection(
+            &mut self,
+            request: impl tonic::IntoRequest<super::CreateCollectionRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::CreateCollectionReply>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/esker.v1.Ingest/CreateCollection",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("esker.v1.Ingest", "CreateCollection"));
+            self.inner.unary(req, path, codec).await
+        }
+        /// Drops a collection with all of its records. Its name is free afterwards.
+        pub async fn drop_collection(
+            &mut self,
+            request: impl tonic::IntoRequest<super::DropCollectionRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::DropCollectionReply>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/esker.v1.Ingest/DropCollection",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("esker.v1.Ingest", "DropCollection"));
+            self.inner.unary(req, path, codec).await
+        }
+        /// Inserts records, or replaces those of the same id; of equal ids in one call the last wins.
+        pub async fn upsert(
+            &mut self,
+            request: impl tonic::IntoRequest<super::UpsertRequest>,
+        ) -> std::result::Result<tonic::Response<super::UpsertReply>, tonic::Status> {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static("/esker.v1.Ingest/Upsert");
+            let mut req = request.into_request();
+            req.extensions_mut().insert(GrpcMethod::new("esker.v1.Ingest", "Upsert"));
+            self.inner.unary(req, path, codec).await
+        }
+        /// Upserts batch after batch, in the order sent; each is answered once it is durable and visible. The next message is
+        /// read when the one before has been answered, so a slow store holds the client back by HTTP/2 flow control. The first
+        /// batch that fails ends the stream; those answered before stay written.
+        pub async fn upsert_stream(
+            &mut self,
+            request: impl tonic::IntoStreamingRequest<Message = super::UpsertRequest>,
+        ) -> std::result::Result<
+            tonic::Response<tonic::codec::Streaming<super::UpsertReply>>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/esker.v1.Ingest/UpsertStream",
+            );
+            let mut req = request.into_streaming_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("esker.v1.Ingest", "UpsertStream"));
+            self.inner.streaming(req, path, codec).await
+        }
+        /// Replaces the parts that are given of records that exist. One that does not is an error, and nothing is written.
+        pub async fn patch(
+            &mut self,
+            request: impl tonic::IntoRequest<super::PatchRequest>,
+        ) -> std::result::Result<tonic::Response<super::PatchReply>, tonic::Status> {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static("/esker.v1.Ingest/Patch");
+            let mut req = request.into_request();
+            req.extensions_mut().insert(GrpcMethod::new("esker.v1.Ingest", "Patch"));
+            self.inner.unary(req, path, codec).await
+        }
+        /// Deletes records by id. Ids that are not there are no error.
+        pub async fn delete(
+            &mut self,
+            request: impl tonic::IntoRequest<super::DeleteRequest>,
+        ) -> std::result::Result<tonic::Response<super::DeleteReply>, tonic::Status> {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static("/esker.v1.Ingest/Delete");
+            let mut req = request.into_request();
+            req.extensions_mut().insert(GrpcMethod::new("esker.v1.Ingest", "Delete"));
+            self.inner.unary(req, path, codec).await
+        }
+    }
+}
+/// Generated server implementations.
+pub mod ingest_server {
+    #![allow(
+        unused_variables,
+        dead_code,
+        missing_docs,
+        clippy::wildcard_imports,
+        clippy::let_unit_value,
+    )]
+    use tonic::codegen::*;
+    /// Generated trait containing gRPC methods that should be implemented for use with IngestServer.
+    #[async_trait]
+    pub trait Ingest: std::marker::Send + std::marker::Sync + 'static {
+        /// Creates an empty collection. A name that is taken is a conflict.
+        async fn create_collection(
+            &self,
+            request: tonic::Request<super::CreateCollectionRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::CreateCollectionReply>,
+            tonic::Status,
+        >;
+        /// Drops a collection with all of its records. Its name is free afterwards.
+        async fn drop_collection(
+            &self,
+            request: tonic::Request<super::DropCollectionRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::DropCollectionReply>,
+            tonic::Status,
+        >;
+        /// Inserts records, or replaces those of the same id; of equal ids in one call the last wins.
+        async fn upsert(
+            &self,
+            request: tonic::Request<super::UpsertRequest>,
+        ) -> std::result::Result<tonic::Response<super::UpsertReply>, tonic::Status>;
+        /// Server streaming response type for the UpsertStream method.
+        type UpsertStreamStream: tonic::codegen::tokio_stream::Stream<
+                Item = std::result::Result<super::UpsertReply, tonic::Status>,
+            >
+            + std::marker::Send
+            + 'static;
+        /// Upserts batch after batch, in the order sent; each is answered once it is durable and visible. The next message is
+        /// read when the one before has been answered, so a slow store holds the client back by HTTP/2 flow control. The first
+        /// batch that fails ends the stream; those answered before stay written.
+        async fn upsert_stream(
+            &self,
+            request: tonic::Request<tonic::Streaming<super::UpsertRequest>>,
+        ) -> std::result::Result<
+            tonic::Response<Self::UpsertStreamStream>,
+            tonic::Status,
+        >;
+        /// Replaces the parts that are given of records that exist. One that does not is an error, and nothing is written.
+        async fn patch(
+            &self,
+            request: tonic::Request<super::PatchRequest>,
+        ) -> std::result::Result<tonic::Response<super::PatchReply>, tonic::Status>;
+        /// Deletes records by id. Ids that are not there are no error.
+        async fn delete(
+            &self,
+            request: tonic::Request<super::DeleteRequest>,
+        ) -> std::result::Result<tonic::Response<super::DeleteReply>, tonic::Status>;
+    }
+    /// Everything that writes by id. Each call is one batch: all of its records become visible at once, or none.
+    ///
+    /// A call that fails carries the error in its trailers (see Error). A write that failed with the kind `unknown` may have
+    /// happened: send it again with the token of the error as its idempotency_key.
+    #[derive(Debug)]
+    pub struct IngestServer<T> {
+        inner: Arc<T>,
+        accept_compression_encodings: EnabledCompressionEncodings,
+        send_compression_encodings: EnabledCompressionEncodings,
+        max_decoding_message_size: Option<usize>,
+        max_encoding_message_size: Option<usize>,
+    }
+    impl<T> IngestServer<T> {
+        pub fn new(inner: T) -> Self {
+            Self::from_arc(Arc::new(inner))
+        }
+        pub fn from_arc(inner: Arc<T>) -> Self {
+            Self {
+                inner,
+                accept_compression_encodings: Default::default(),
+                send_compression_encodings: Default::default(),
+                max_decoding_message_size: None,
+                max_encoding_message_size: None,
+            }
+        }
+        pub fn with_interceptor<F>(
+            inner: T,
+            interceptor: F,
+        ) -> InterceptedService<Self, F>
+        where
+            F: tonic::service::Interceptor,
+        {
+            InterceptedService::new(Self::new(inner), interceptor)
+        }
+        /// Enable decompressing requests with the given encoding.
+        #[must_use]
+        pub fn accept_compressed(mut self, encoding: CompressionEncoding) -> Self {
+            self.accept_compression_encodings.enable(encoding);
+            self
+        }
+        /// Compress responses with the given encoding, if the client supports it.
+        #[must_use]
+        pub fn send_compressed(mut self, encoding: CompressionEncoding) -> Self {
+            self.send_compression_encodings.enable(encoding);
+            self
+        }
+        /// Limits the maximum size of a decoded message.
+        ///
+        /// Default: `4MB`
+        #[must_use]
+        pub fn max_decoding_message_size(mut self, limit: usize) -> Self {
+            self.max_decoding_message_size = Some(limit);
+            self
+        }
+        /// Limits the maximum size of an encoded message.
+        ///
+        /// Default: `usize::MAX`
+        #[must_use]
+        pub fn max_encoding_message_size(mut self, limit: usize) -> Self {
+            self.max_encoding_message_size = Some(limit);
+            self
+        }
+    }
+    impl<T, B> tonic::codegen::Service<http::Request<B>> for IngestServer<T>
+    where
+        T: Ingest,
+        B: Body + std::marker::Send + 'static,
+        B::Error: Into<StdError> + std::marker::Send + 'static,
+    {
+        type Response = http::Response<tonic::body::Body>;
+        type Error = std::convert::Infallible;
+        type Future = BoxFuture<Self::Response, Self::Error>;
+        fn poll_ready(
+            &mut self,
+            _cx: &mut Context<'_>,
+        ) -> Poll<std::result::Result<(), Self::Error>> {
+            Poll::Ready(Ok(()))
+        }
+        fn call(&mut self, req: http::Request<B>) -> Self::Future {
+            match req.uri().path() {
+                "/esker.v1.Ingest/CreateCollection" => {
+                    #[allow(non_camel_case_types)]
+                    struct CreateCollectionSvc<T: Ingest>(pub Arc<T>);
+                    impl<
+                        T: Ingest,
+                    > tonic::server::UnaryService<super::CreateCollectionRequest>
+                    for CreateCollectionSvc<T> {
+                        type Response = super::CreateCollectionReply;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::CreateCollectionRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Ingest>::create_collection(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = CreateCollectionSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/esker.v1.Ingest/DropCollection" => {
+                    #[allow(non_camel_case_types)]
+                    struct DropCollectionSvc<T: Ingest>(pub Arc<T>);
+                    impl<
+                        T: Ingest,
+                    > tonic::server::UnaryService<super::DropCollectionRequest>
+                    for DropCollectionSvc<T> {
+                        type Response = super::DropCollectionReply;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::DropCollectionRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Ingest>::drop_collection(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = DropCollectionSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/esker.v1.Ingest/Upsert" => {
+                    #[allow(non_camel_case_types)]
+                    struct UpsertSvc<T: Ingest>(pub Arc<T>);
+                    impl<T: Ingest> tonic::server::UnaryService<super::UpsertRequest>
+                    for UpsertSvc<T> {
+                        type Response = super::UpsertReply;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::UpsertRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Ingest>::upsert(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = UpsertSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/esker.v1.Ingest/UpsertStream" => {
+                    #[allow(non_camel_case_types)]
+                    struct UpsertStreamSvc<T: Ingest>(pub Arc<T>);
+                    impl<T: Ingest> tonic::server::StreamingService<super::UpsertRequest>
+                    for UpsertStreamSvc<T> {
+                        type Response = super::UpsertReply;
+                        type ResponseStream = T::UpsertStreamStream;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::ResponseStream>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<
+                                tonic::Streaming<super::UpsertRequest>,
+                            >,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Ingest>::upsert_stream(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = UpsertStreamSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.streaming(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/esker.v1.Ingest/Patch" => {
+                    #[allow(non_camel_case_types)]
+                    struct PatchSvc<T: Ingest>(pub Arc<T>);
+                    impl<T: Ingest> tonic::server::UnaryService<super::PatchRequest>
+                    for PatchSvc<T> {
+                        type Response = super::PatchReply;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::PatchRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Ingest>::patch(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = PatchSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/esker.v1.Ingest/Delete" => {
+                    #[allow(non_camel_case_types)]
+                    struct DeleteSvc<T: Ingest>(pub Arc<T>);
+                    impl<T: Ingest> tonic::server::UnaryService<super::DeleteRequest>
+                    for DeleteSvc<T> {
+                        type Response = super::DeleteReply;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::DeleteRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Ingest>::delete(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = DeleteSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                _ => {
+                    Box::pin(async move {
+                        let mut response = http::Response::new(
+                            tonic::body::Body::default(),
+                        );
+                        let headers = response.headers_mut();
+                        headers
+                            .insert(
+                                tonic::Status::GRPC_STATUS,
+                                (tonic::Code::Unimplemented as i32).into(),
+                            );
+                        headers
+                            .insert(
+                                http::header::CONTENT_TYPE,
+                                tonic::metadata::GRPC_CONTENT_TYPE,
+                            );
+                        Ok(response)
+                    })
+                }
+            }
+        }
+    }
+    impl<T> Clone for IngestServer<T> {
+        fn clone(&self) -> Self {
+            let inner = self.inner.clone();
+            Self {
+                inner,
+                accept_compression_encodings: self.accept_compression_encodings,
+                send_compression_encodings: self.send_compression_encodings,
+                max_decoding_message_size: self.max_decoding_message_size,
+                max_encoding_message_size: self.max_encoding_message_size,
+            }
+        }
+    }
+    /// Generated gRPC service name
+    pub const SERVICE_NAME: &str = "esker.v1.Ingest";
+    impl<T> tonic::server::NamedService for IngestServer<T> {
+        const NAME: &'static str = SERVICE_NAME;
+    }
+}
+/// Only records for which this is true.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Filter {
+    #[prost(oneof = "filter::Form", tags = "1, 2")]
+    pub form: ::core::option::Option<filter::Form>,
+}
+/// Nested message and enum types in `Filter`.
+pub mod filter {
+    #[derive(Clone, PartialEq, Eq, Hash, ::prost::Oneof)]
+    pub enum Form {
+        /// A SQL condition: `section = 'python' AND year >= 2020`.
+        #[prost(string, tag = "1")]
+        Sql(::prost::alloc::string::String),
+        /// The JSON form: `{"section": {"$eq": "python"}}`.
+        #[prost(string, tag = "2")]
+        Json(::prost::alloc::string::String),
+    }
+}
+/// Names of metadata columns.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Columns {
+    /// May be empty: no column.
+    #[prost(string, repeated, tag = "1")]
+    pub names: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+}
+/// What an operation asked of the store.
+#[derive(Clone, Copy, PartialEq, ::prost::Message)]
+pub struct Io {
+    /// Dependent rounds of requests.
+    #[prost(uint32, tag = "1")]
+    pub waves: u32,
+    /// GET requests.
+    #[prost(uint64, tag = "2")]
+    pub gets: u64,
+    /// LIST requests.
+    #[prost(uint64, tag = "3")]
+    pub lists: u64,
+    /// Bytes received.
+    #[prost(uint64, tag = "4")]
+    pub bytes: u64,
+    /// Bytes that the cache had.
+    #[prost(uint64, tag = "5")]
+    pub cache_hit_bytes: u64,
+    /// Price of the requests in dollars, by S3's list prices.
+    #[prost(double, tag = "6")]
+    pub usd: f64,
+}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ListCollectionsRequest {}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct ListCollectionsReply {
+    /// Sorted by name.
+    #[prost(message, repeated, tag = "1")]
+    pub collections: ::prost::alloc::vec::Vec<Collection>,
+    /// What it cost.
+    #[prost(message, optional, tag = "2")]
+    pub io: ::core::option::Option<Io>,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct DescribeCollectionRequest {
+    /// Name of the collection.
+    #[prost(string, tag = "1")]
+    pub collection: ::prost::alloc::string::String,
+}
+/// What a collection is.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct Collection {
+    /// The name.
+    #[prost(string, tag = "1")]
+    pub name: ::prost::alloc::string::String,
+    /// The name and which life of it.
+    #[prost(string, tag = "2")]
+    pub id: ::prost::alloc::string::String,
+    /// Elements of every vector.
+    #[prost(uint32, tag = "3")]
+    pub dimension: u32,
+    /// `cosine`, `l2` or `dot`.
+    #[prost(string, tag = "4")]
+    pub metric: ::prost::alloc::string::String,
+    /// `f32` or `f16`.
+    #[prost(string, tag = "5")]
+    pub vector_type: ::prost::alloc::string::String,
+    /// Metadata columns by key: `boolean`, `int`, `float`, `string` or `strings`.
+    #[prost(btree_map = "string, string", tag = "6")]
+    pub metadata: ::prost::alloc::collections::BTreeMap<
+        ::prost::alloc::string::String,
+        ::prost::alloc::string::String,
+    >,
+    /// Version of the manifest.
+    #[prost(uint64, tag = "7")]
+    pub version: u64,
+    /// The last entry of the log.
+    #[prost(uint64, tag = "8")]
+    pub position: u64,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct StatsRequest {
+    /// Name of the collection.
+    #[prost(string, tag = "1")]
+    pub collection: ::prost::alloc::string::String,
+}
+/// Figures about a collection.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct StatsReply {
+    /// What it is.
+    #[prost(message, optional, tag = "1")]
+    pub collection: ::core::option::Option<Collection>,
+    /// The last entry of the log.
+    #[prost(uint64, tag = "2")]
+    pub position: u64,
+    /// Log entries up to this one are in segments.
+    #[prost(uint64, tag = "3")]
+    pub watermark: u64,
+    /// Rows that live in segments; what the tail overwrote is not subtracted.
+    #[prost(uint64, tag = "4")]
+    pub segment_rows: u64,
+    /// Segments.
+    #[prost(uint64, tag = "5")]
+    pub segments: u64,
+    /// Bytes of their files.
+    #[prost(uint64, tag = "6")]
+    pub segment_bytes: u64,
+    /// Log entries that are not in segments yet.
+    #[prost(uint64, tag = "7")]
+    pub tail_entries: u64,
+    /// Ids that these wrote or deleted.
+    #[prost(uint64, tag = "8")]
+    pub tail_ids: u64,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct GetRequest {
+    /// Name of the collection.
+    #[prost(string, tag = "1")]
+    pub collection: ::prost::alloc::string::String,
+    /// The record's id.
+    #[prost(string, tag = "2")]
+    pub id: ::prost::alloc::string::String,
+    /// Whether the record has its vector.
+    #[prost(bool, tag = "3")]
+    pub include_vector: bool,
+    /// How fresh.
+    #[prost(enumeration = "Consistency", tag = "4")]
+    pub consistency: i32,
+    /// At least the state that an acknowledgement with this position left.
+    #[prost(uint64, optional, tag = "5")]
+    pub min_position: ::core::option::Option<u64>,
+    /// The state at the watermark of a manifest version.
+    #[prost(uint64, optional, tag = "6")]
+    pub as_of: ::core::option::Option<u64>,
+    /// Answer with avro_payload instead of a message.
+    #[prost(bool, tag = "7")]
+    pub avro: bool,
+    /// Version of the record schema the client was built with; 0 means 1.
+    #[prost(uint32, tag = "15")]
+    pub schema_version: u32,
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct GetReply {
+    /// The record, unless Avro was asked for.
+    #[prost(message, optional, tag = "1")]
+    pub record: ::core::option::Option<Record>,
+    /// The record in the framing of UpsertRequest.avro_payload, operation `get`.
+    #[prost(bytes = "bytes", tag = "2")]
+    pub avro_payload: ::prost::bytes::Bytes,
+    /// The state that was read.
+    #[prost(uint64, tag = "3")]
+    pub position: u64,
+    /// Milliseconds that it may be behind; 0 if strong.
+    #[prost(uint64, tag = "4")]
+    pub staleness_ms: u64,
+    /// What it cost.
+    #[prost(message, optional, tag = "5")]
+    pub io: ::core::option::Option<Io>,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct GetManyRequest {
+    /// Name of the collection.
+    #[prost(string, tag = "1")]
+    pub collection: ::prost::alloc::string::String,
+    /// Ids, at most 10,000.
+    #[prost(string, repeated, tag = "2")]
+    pub ids: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// Metadata columns of the records; all if not said.
+    #[prost(message, optional, tag = "3")]
+    pub include: ::core::option::Option<Columns>,
+    /// Whether the records have their vectors.
+    #[prost(bool, tag = "4")]
+    pub include_vector: bool,
+    /// How fresh.
+    #[prost(enumeration = "Consistency", tag = "5")]
+    pub consistency: i32,
+    /// At least the state that an acknowledgement with this position left.
+    #[prost(uint64, optional, tag = "6")]
+    pub min_position: ::core::option::Option<u64>,
+    /// The state at the watermark of a manifest version.
+    #[prost(uint64, optional, tag = "7")]
+    pub as_of: ::core::option::Option<u64>,
+    /// As in GetRequest.
+    #[prost(bool, tag = "8")]
+    pub avro: bool,
+    /// As in GetRequest.
+    #[prost(uint32, tag = "15")]
+    pub schema_version: u32,
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct GetManyReply {
+    /// The records that exist, in the order of the ids.
+    #[prost(message, repeated, tag = "1")]
+    pub records: ::prost::alloc::vec::Vec<Record>,
+    /// As in GetReply, operation `get`.
+    #[prost(bytes = "bytes", tag = "2")]
+    pub avro_payload: ::prost::bytes::Bytes,
+    /// The state that was read.
+    #[prost(uint64, tag = "3")]
+    pub position: u64,
+    /// Milliseconds that it may be behind; 0 if strong.
+    #[prost(uint64, tag = "4")]
+    pub staleness_ms: u64,
+    /// What it cost.
+    #[prost(message, optional, tag = "5")]
+    pub io: ::core::option::Option<Io>,
+    /// Ids without a record.
+    #[prost(string, repeated, tag = "6")]
+    pub missing: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ScanRequest {
+    /// Name of the collection.
+    #[prost(string, tag = "1")]
+    pub collection: ::prost::alloc::string::String,
+    /// Which records; all if not said.
+    #[prost(message, optional, tag = "2")]
+    pub filter: ::core::option::Option<Filter>,
+    /// Metadata columns of the records; all if not said.
+    #[prost(message, optional, tag = "3")]
+    pub include: ::core::option::Option<Columns>,
+    /// Whether the records have their vectors.
+    #[prost(bool, tag = "4")]
+    pub include_vector: bool,
+    /// At most so many records; all if not said.
+    #[prost(uint64, optional, tag = "5")]
+    pub limit: ::core::option::Option<u64>,
+    /// A cursor of an earlier reply, to go on where it ended, in the same state; filter must be the same.
+    #[prost(string, tag = "6")]
+    pub cursor: ::prost::alloc::string::String,
+    /// How fresh.
+    #[prost(enumeration = "Consistency", tag = "7")]
+    pub consistency: i32,
+    /// At least the state that an acknowledgement with this position left.
+    #[prost(uint64, optional, tag = "8")]
+    pub min_position: ::core::option::Option<u64>,
+    /// The state at the watermark of a manifest version.
+    #[prost(uint64, optional, tag = "9")]
+    pub as_of: ::core::option::Option<u64>,
+    /// As in GetRequest.
+    #[prost(bool, tag = "10")]
+    pub avro: bool,
+    /// As in GetRequest.
+    #[prost(uint32, tag = "15")]
+    pub schema_version: u32,
+}
+/// A piece of a scan.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct ScanReply {
+    /// Records.
+    #[prost(message, repeated, tag = "1")]
+    pub records: ::prost::alloc::vec::Vec<Record>,
+    /// As in GetReply, operation `scan`: empty in a piece without records.
+    #[prost(bytes = "bytes", tag = "2")]
+    pub avro_payload: ::prost::bytes::Bytes,
+    /// A new scan with this cursor goes on after this piece. Not every piece has one; the last of all has none.
+    #[prost(string, tag = "3")]
+    pub cursor: ::prost::alloc::string::String,
+    /// The state that is scanned.
+    #[prost(uint64, tag = "4")]
+    pub position: u64,
+    /// Milliseconds that it may be behind; 0 if strong.
+    #[prost(uint64, tag = "5")]
+    pub staleness_ms: u64,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct CountRequest {
+    /// Name of the collection.
+    #[prost(string, tag = "1")]
+    pub collection: ::prost::alloc::string::String,
+    /// Which records; all if not said.
+    #[prost(message, optional, tag = "2")]
+    pub filter: ::core::option::Option<Filter>,
+    /// How fresh.
+    #[prost(enumeration = "Consistency", tag = "3")]
+    pub consistency: i32,
+    /// At least the state that an acknowledgement with this position left.
+    #[prost(uint64, optional, tag = "4")]
+    pub min_position: ::core::option::Option<u64>,
+    /// The state at the watermark of a manifest version.
+    #[prost(uint64, optional, tag = "5")]
+    pub as_of: ::core::option::Option<u64>,
+}
+#[derive(Clone, Copy, PartialEq, ::prost::Message)]
+pub struct CountReply {
+    /// Records.
+    #[prost(uint64, tag = "1")]
+    pub count: u64,
+    /// The state that was read.
+    #[prost(uint64, tag = "2")]
+    pub position: u64,
+    /// Milliseconds that it may be behind; 0 if strong.
+    #[prost(uint64, tag = "3")]
+    pub staleness_ms: u64,
+    /// What it cost.
+    #[prost(message, optional, tag = "4")]
+    pub io: ::core::option::Option<Io>,
+}
+/// A query vector.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct Vector {
+    /// As many finite values as the collection has dimensions.
+    #[prost(float, repeated, tag = "1")]
+    pub values: ::prost::alloc::vec::Vec<f32>,
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct SearchRequest {
+    /// Name of the collection.
+    #[prost(string, tag = "1")]
+    pub collection: ::prost::alloc::string::String,
+    /// One query vector. Either this, vectors or like.
+    #[prost(float, repeated, tag = "2")]
+    pub vector: ::prost::alloc::vec::Vec<f32>,
+    /// Several query vectors.
+    #[prost(message, repeated, tag = "3")]
+    pub vectors: ::prost::alloc::vec::Vec<Vector>,
+    /// Search with the vector of the record of this id, which is among its own hits.
+    #[prost(string, optional, tag = "4")]
+    pub like: ::core::option::Option<::prost::alloc::string::String>,
+    /// Hits per vector, 1 to 10,000; 10 if not said.
+    #[prost(uint32, optional, tag = "5")]
+    pub k: ::core::option::Option<u32>,
+    /// Which records; all if not said.
+    #[prost(message, optional, tag = "6")]
+    pub filter: ::core::option::Option<Filter>,
+    /// Metadata columns of the hits; all if not said.
+    #[prost(message, optional, tag = "7")]
+    pub include: ::core::option::Option<Columns>,
+    /// Whether the hits have their vectors.
+    #[prost(bool, tag = "8")]
+    pub include_vector: bool,
+    /// Only records at most this far away, by the collection's metric.
+    #[prost(float, optional, tag = "9")]
+    pub max_distance: ::core::option::Option<f32>,
+    /// The share of the true nearest records to aim at, in (0, 1].
+    #[prost(float, optional, tag = "10")]
+    pub min_recall: ::core::option::Option<f32>,
+    /// How fresh.
+    #[prost(enumeration = "Consistency", tag = "11")]
+    pub consistency: i32,
+    /// At least the state that an acknowledgement with this position left.
+    #[prost(uint64, optional, tag = "12")]
+    pub min_position: ::core::option::Option<u64>,
+    /// The state at the watermark of a manifest version.
+    #[prost(uint64, optional, tag = "13")]
+    pub as_of: ::core::option::Option<u64>,
+    /// Whether the reply says how it came about.
+    #[prost(bool, tag = "14")]
+    pub explain: bool,
+    /// As in GetRequest.
+    #[prost(uint32, tag = "15")]
+    pub schema_version: u32,
+    /// As in GetRequest.
+    #[prost(bool, tag = "16")]
+    pub avro: bool,
+}
+/// The hits of one vector, nearest first.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct SearchResult {
+    /// Records with rank, score and distance.
+    #[prost(message, repeated, tag = "1")]
+    pub hits: ::prost::alloc::vec::Vec<Record>,
+    /// As in GetReply, operation `search`.
+    #[prost(bytes = "bytes", tag = "2")]
+    pub avro_payload: ::prost::bytes::Bytes,
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct SearchReply {
+    /// Per vector, in the order of the request.
+    #[prost(message, repeated, tag = "1")]
+    pub results: ::prost::alloc::vec::Vec<SearchResult>,
+    /// The state that was searched.
+    #[prost(uint64, tag = "2")]
+    pub position: u64,
+    /// Milliseconds that it may be behind; 0 if strong.
+    #[prost(uint64, tag = "3")]
+    pub staleness_ms: u64,
+    /// What it cost.
+    #[prost(message, optional, tag = "4")]
+    pub io: ::core::option::Option<Io>,
+    /// Milliseconds that it took.
+    #[prost(double, tag = "5")]
+    pub took_ms: f64,
+    /// How it came about, as JSON, if that was asked for.
+    #[prost(string, tag = "6")]
+    pub explain_json: ::prost::alloc::string::String,
+}
+/// The hits of one vector of a batch.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct SearchPart {
+    /// Which vector of the request, from 0.
+    #[prost(uint32, tag = "1")]
+    pub index: u32,
+    /// Its hits.
+    #[prost(message, optional, tag = "2")]
+    pub result: ::core::option::Option<SearchResult>,
+    /// The state that was searched: that of the first part or a later one.
+    #[prost(uint64, tag = "3")]
+    pub position: u64,
+    /// Milliseconds that it may be behind; 0 if strong.
+    #[prost(uint64, tag = "4")]
+    pub staleness_ms: u64,
+    /// What this vector cost.
+    #[prost(message, optional, tag = "5")]
+    pub io: ::core::option::Option<Io>,
+    /// How it came about, as JSON, if that was asked for.
+    #[prost(string, tag = "6")]
+    pub explain_json: ::prost::alloc::string::String,
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct SqlRequest {
+    /// One SELECT, WITH, VALUES or EXPLAIN.
+    #[prost(string, tag = "1")]
+    pub query: ::prost::alloc::string::String,
+    /// $1, $2, …: null, boolean, number, text, or a list of numbers, such as a vector.
+    #[prost(message, repeated, tag = "2")]
+    pub params: ::prost::alloc::vec::Vec<::prost_types::Value>,
+    /// Form of the answer.
+    #[prost(enumeration = "SqlFormat", tag = "3")]
+    pub format: i32,
+}
+/// A piece of the answer: the pieces one after another are the whole.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct SqlReply {
+    /// Bytes in the form asked for.
+    #[prost(bytes = "bytes", tag = "1")]
+    pub data: ::prost::bytes::Bytes,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct WarmRequest {
+    /// Name of the collection.
+    #[prost(string, tag = "1")]
+    pub collection: ::prost::alloc::string::String,
+}
+#[derive(Clone, Copy, PartialEq, ::prost::Message)]
+pub struct WarmReply {
+    /// Rows held in memory.
+    #[prost(uint64, tag = "1")]
+    pub rows: u64,
+    /// The state that was read.
+    #[prost(uint64, tag = "2")]
+    pub position: u64,
+    /// What it cost.
+    #[prost(message, optional, tag = "3")]
+    pub io: ::core::option::Option<Io>,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct DeleteByFilterRequest {
+    /// Name of the collection.
+    #[prost(string, tag = "1")]
+    pub collection: ::prost::alloc::string::String,
+    /// Which records. Must be given.
+    #[prost(message, optional, tag = "2")]
+    pub filter: ::core::option::Option<Filter>,
+}
+/// Nothing that passed the filter before the call is left. Sending it again is safe.
+#[derive(Clone, Copy, PartialEq, ::prost::Message)]
+pub struct DeleteByFilterReply {
+    /// Reads at this position or later do not see the records.
+    #[prost(uint64, tag = "1")]
+    pub position: u64,
+    /// Records deleted.
+    #[prost(uint64, tag = "2")]
+    pub deleted: u64,
+    /// What it cost.
+    #[prost(message, optional, tag = "3")]
+    pub io: ::core::option::Option<Io>,
+}
+/// How fresh the state is that a read answers from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
+#[repr(i32)]
+pub enum Consistency {
+    /// Every write acknowledged before the read began.
+    Strong = 0,
+    /// What the server knows without asking the store; the reply says how old it may be.
+    Eventual = 1,
+}
+impl Consistency {
+    /// String value of the enum field names used in the ProtoBuf definition.
+    ///
+    /// The values are not transformed in any way and thus are considered stable
+    /// (if the ProtoBuf definition does not change) and safe for programmatic use.
+    pub fn as_str_name(&self) -> &'static str {
+        match self {
+            Self::Strong => "CONSISTENCY_STRONG",
+            Self::Eventual => "CONSISTENCY_EVENTUAL",
+        }
+    }
+    /// Creates an enum from field names used in the ProtoBuf definition.
+    pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
+        match value {
+            "CONSISTENCY_STRONG" => Some(Self::Strong),
+            "CONSISTENCY_EVENTUAL" => Some(Self::Eventual),
+            _ => None,
+        }
+    }
+}
+/// Form of a SQL answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
+#[repr(i32)]
+pub enum SqlFormat {
+    /// An Arrow IPC stream.
+    Arrow = 0,
+    /// One JSON object per line and row.
+    Ndjson = 1,
+    /// CSV with a header line.
+    Csv = 2,
+}
+impl SqlFormat {
+    /// String value of the enum field names used in the ProtoBuf definition.
+    ///
+    /// The values are not transformed in any way and thus are considered stable
+    /// (if the ProtoBuf definition does not change) and safe for programmatic use.
+    pub fn as_str_name(&self) -> &'static str {
+        match self {
+            Self::Arrow => "SQL_FORMAT_ARROW",
+            Self::Ndjson => "SQL_FORMAT_NDJSON",
+            Self::Csv => "SQL_FORMAT_CSV",
+        }
+    }
+    /// Creates an enum from field names used in the ProtoBuf definition.
+    pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
+        match value {
+            "SQL_FORMAT_ARROW" => Some(Self::Arrow),
+            "SQL_FORMAT_NDJSON" => Some(Self::Ndjson),
+            "SQL_FORMAT_CSV" => Some(Self::Csv),
+            _ => None,
+        }
+    }
+}
+/// Generated client implementations.
+pub mod query_client {
+    #![allow(
+        unused_variables,
+        dead_code,
+        missing_docs,
+        clippy::wildcard_imports,
+        clippy::let_unit_value,
+    )]
+    use tonic::codegen::*;
+    use tonic::codegen::http::Uri;
+    /// Everything that reads, and deletes by filter.
+    #[derive(Debug, Clone)]
+    pub struct QueryClient<T> {
+        inner: tonic::client::Grpc<T>,
+    }
+    impl<T> QueryClient<T>
+    where
+        T: tonic::client::GrpcService<tonic::body::Body>,
+        T::Error: Into<StdError>,
+        T::ResponseBody: Body<Data = Bytes> + std::marker::Send + 'static,
+        <T::ResponseBody as Body>::Error: Into<StdError> + std::marker::Send,
+    {
+        pub fn new(inner: T) -> Self {
+            let inner = tonic::client::Grpc::new(inner);
+            Self { inner }
+        }
+        pub fn with_origin(inner: T, origin: Uri) -> Self {
+            let inner = tonic::client::Grpc::with_origin(inner, origin);
+            Self { inner }
+        }
+        pub fn with_interceptor<F>(
+            inner: T,
+            interceptor: F,
+        ) -> QueryClient<InterceptedService<T, F>>
+        where
+            F: tonic::service::Interceptor,
+            T::ResponseBody: Default,
+            T: tonic::codegen::Service<
+                http::Request<tonic::body::Body>,
+                Response = http::Response<
+                    <T as tonic::client::GrpcService<tonic::body::Body>>::ResponseBody,
+                >,
+            >,
+            <T as tonic::codegen::Service<
+                http::Request<tonic::body::Body>,
+            >>::Error: Into<StdError> + std::marker::Send + std::marker::Sync,
+        {
+            QueryClient::new(InterceptedService::new(inner, interceptor))
+        }
+        /// Compress requests with the given encoding.
+        ///
+        /// This requires the server to support it otherwise it might respond with an
+        /// error.
+        #[must_use]
+        pub fn send_compressed(mut self, encoding: CompressionEncoding) -> Self {
+            self.inner = self.inner.send_compressed(encoding);
+            self
+        }
+        /// Enable decompressing responses.
+        #[must_use]
+        pub fn accept_compressed(mut self, encoding: CompressionEncoding) -> Self {
+            self.inner = self.inner.accept_compressed(encoding);
+            self
+        }
+        /// Limits the maximum size of a decoded message.
+        ///
+        /// Default: `4MB`
+        #[must_use]
+        pub fn max_decoding_message_size(mut self, limit: usize) -> Self {
+            self.inner = self.inner.max_decoding_message_size(limit);
+            self
+        }
+        /// Limits the maximum size of an encoded message.
+        ///
+        /// Default: `usize::MAX`
+        #[must_use]
+        pub fn max_encoding_message_size(mut self, limit: usize) -> Self {
+            self.inner = self.inner.max_encoding_message_size(limit);
+            self
+        }
+        /// The collections of the store, sorted by name.
+        pub async fn list_collections(
+            &mut self,
+            request: impl tonic::IntoRequest<super::ListCollectionsRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::ListCollectionsReply>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/esker.v1.Query/ListCollections",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("esker.v1.Query", "ListCollections"));
+            self.inner.unary(req, path, codec).await
+        }
+        /// What a collection is: settings and metadata columns.
+        pub async fn describe_collection(
+            &mut self,
+            request: impl tonic::IntoRequest<super::DescribeCollectionRequest>,
+        ) -> std::result::Result<tonic::Response<super::Collection>, tonic::Status> {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/esker.v1.Query/DescribeCollection",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("esker.v1.Query", "DescribeCollection"));
+            self.inner.unary(req, path, codec).await
+        }
+        /// Figures about a collection.
+        pub async fn stats(
+            &mut self,
+            request: impl tonic::IntoRequest<super::StatsRequest>,
+        ) -> std::result::Result<tonic::Response<super::StatsReply>, tonic::Status> {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static("/esker.v1.Query/Stats");
+            let mut req = request.into_request();
+            req.extensions_mut().insert(GrpcMethod::new("esker.v1.Query", "Stats"));
+            self.inner.unary(req, path, codec).await
+        }
+        /// One record by id. One that does not exist is an error.
+        pub async fn get(
+            &mut self,
+            request: impl tonic::IntoRequest<super::GetRequest>,
+        ) -> std::result::Result<tonic::Response<super::GetReply>, tonic::Status> {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static("/esker.v1.Query/Get");
+            let mut req = request.into_request();
+            req.extensions_mut().insert(GrpcMethod::new("esker.v1.Query", "Get"));
+            self.inner.unary(req, path, codec).await
+        }
+        /// Records by id.
+        pub async fn get_many(
+            &mut self,
+            request: impl tonic::IntoRequest<super::GetManyRequest>,
+        ) -> std::result::Result<tonic::Response<super::GetManyReply>, tonic::Status> {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static("/esker.v1.Query/GetMany");
+            let mut req = request.into_request();
+            req.extensions_mut().insert(GrpcMethod::new("esker.v1.Query", "GetMany"));
+            self.inner.unary(req, path, codec).await
+        }
+        /// Records that pass a filter, in pieces, in no particular order.
+        pub async fn scan(
+            &mut self,
+            request: impl tonic::IntoRequest<super::ScanRequest>,
+        ) -> std::result::Result<
+            tonic::Response<tonic::codec::Streaming<super::ScanReply>>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static("/esker.v1.Query/Scan");
+            let mut req = request.into_request();
+            req.extensions_mut().insert(GrpcMethod::new("esker.v1.Query", "Scan"));
+            self.inner.server_streaming(req, path, codec).await
+        }
+        /// How many records there are, or pass a filter.
+        pub async fn count(
+            &mut self,
+            request: impl tonic::IntoRequest<super::CountRequest>,
+        ) -> std::result::Result<tonic::Response<super::CountReply>, tonic::Status> {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static("/esker.v1.Query/Count");
+            let mut req = request.into_request();
+            req.extensions_mut().insert(GrpcMethod::new("esker.v1.Query", "Count"));
+            self.inner.unary(req, path, codec).await
+        }
+        /// The nearest records to one or more vectors.
+        pub async fn search(
+            &mut self,
+            request: impl tonic::IntoRequest<super::SearchRequest>,
+        ) -> std::result::Result<tonic::Response<super::SearchReply>, tonic::Status> {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static("/esker.v1.Query/Search");
+            let mut req = request.into_request();
+            req.extensions_mut().insert(GrpcMethod::new("esker.v1.Query", "Search"));
+            self.inner.unary(req, path, codec).await
+        }
+        /// As Search, each vector's hits as soon as they are found.
+        pub async fn search_stream(
+            &mut self,
+            request: impl tonic::IntoRequest<super::SearchRequest>,
+        ) -> std::result::Result<
+            tonic::Response<tonic::codec::Streaming<super::SearchPart>>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/esker.v1.Query/SearchStream",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("esker.v1.Query", "SearchStream"));
+            self.inner.server_streaming(req, path, codec).await
+        }
+        /// Runs a SQL query, read-only.
+        pub async fn sql(
+            &mut self,
+            request: impl tonic::IntoRequest<super::SqlRequest>,
+        ) -> std::result::Result<
+            tonic::Response<tonic::codec::Streaming<super::SqlReply>>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static("/esker.v1.Query/Sql");
+            let mut req = request.into_request();
+            req.extensions_mut().insert(GrpcMethod::new("esker.v1.Query", "Sql"));
+            self.inner.server_streaming(req, path, codec).await
+        }
+        /// Reads into memory what the next searches need.
+        pub async fn warm(
+            &mut self,
+            request: impl tonic::IntoRequest<super::WarmRequest>,
+        ) -> std::result::Result<tonic::Response<super::WarmReply>, tonic::Status> {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static("/esker.v1.Query/Warm");
+            let mut req = request.into_request();
+            req.extensions_mut().insert(GrpcMethod::new("esker.v1.Query", "Warm"));
+            self.inner.unary(req, path, codec).await
+        }
+        /// Deletes the records that pass a filter, in batches: a reader may see some of them gone and others not yet.
+        pub async fn delete_by_filter(
+            &mut self,
+            request: impl tonic::IntoRequest<super::DeleteByFilterRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::DeleteByFilterReply>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/esker.v1.Query/DeleteByFilter",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("esker.v1.Query", "DeleteByFilter"));
+            self.inner.unary(req, path, codec).await
+        }
+    }
+}
+/// Generated server implementations.
+pub mod query_server {
+    #![allow(
+        unused_variables,
+        dead_code,
+        missing_docs,
+        clippy::wildcard_imports,
+        clippy::let_unit_value,
+    )]
+    use tonic::codegen::*;
+    /// Generated trait containing gRPC methods that should be implemented for use with QueryServer.
+    #[async_trait]
+    pub trait Query: std::marker::Send + std::marker::Sync + 'static {
+        /// The collections of the store, sorted by name.
+        async fn list_collections(
+            &self,
+            request: tonic::Request<super::ListCollectionsRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::ListCollectionsReply>,
+            tonic::Status,
+        >;
+        /// What a collection is: settings and metadata columns.
+        async fn describe_collection(
+            &self,
+            request: tonic::Request<super::DescribeCollectionRequest>,
+        ) -> std::result::Result<tonic::Response<super::Collection>, tonic::Status>;
+        /// Figures about a collection.
+        async fn stats(
+            &self,
+            request: tonic::Request<super::StatsRequest>,
+        ) -> std::result::Result<tonic::Response<super::StatsReply>, tonic::Status>;
+        /// One record by id. One that does not exist is an error.
+        async fn get(
+            &self,
+            request: tonic::Request<super::GetRequest>,
+        ) -> std::result::Result<tonic::Response<super::GetReply>, tonic::Status>;
+        /// Records by id.
+        async fn get_many(
+            &self,
+            request: tonic::Request<super::GetManyRequest>,
+        ) -> std::result::Result<tonic::Response<super::GetManyReply>, tonic::Status>;
+        /// Server streaming response type for the Scan method.
+        type ScanStream: tonic::codegen::tokio_stream::Stream<
+                Item = std::result::Result<super::ScanReply, tonic::Status>,
+            >
+            + std::marker::Send
+            + 'static;
+        /// Records that pass a filter, in pieces, in no particular order.
+        async fn scan(
+            &self,
+            request: tonic::Request<super::ScanRequest>,
+        ) -> std::result::Result<tonic::Response<Self::ScanStream>, tonic::Status>;
+        /// How many records there are, or pass a filter.
+        async fn count(
+            &self,
+            request: tonic::Request<super::CountRequest>,
+        ) -> std::result::Result<tonic::Response<super::CountReply>, tonic::Status>;
+        /// The nearest records to one or more vectors.
+        async fn search(
+            &self,
+            request: tonic::Request<super::SearchRequest>,
+        ) -> std::result::Result<tonic::Response<super::SearchReply>, tonic::Status>;
+        /// Server streaming response type for the SearchStream method.
+        type SearchStreamStream: tonic::codegen::tokio_stream::Stream<
+                Item = std::result::Result<super::SearchPart, tonic::Status>,
+            >
+            + std::marker::Send
+            + 'static;
+        /// As Search, each vector's hits as soon as they are found.
+        async fn search_stream(
+            &self,
+            request: tonic::Request<super::SearchRequest>,
+        ) -> std::result::Result<
+            tonic::Response<Self::SearchStreamStream>,
+            tonic::Status,
+        >;
+        /// Server streaming response type for the Sql method.
+        type SqlStream: tonic::codegen::tokio_stream::Stream<
+                Item = std::result::Result<super::SqlReply, tonic::Status>,
+            >
+            + std::marker::Send
+            + 'static;
+        /// Runs a SQL query, read-only.
+        async fn sql(
+            &self,
+            request: tonic::Request<super::SqlRequest>,
+        ) -> std::result::Result<tonic::Response<Self::SqlStream>, tonic::Status>;
+        /// Reads into memory what the next searches need.
+        async fn warm(
+            &self,
+            request: tonic::Request<super::WarmRequest>,
+        ) -> std::result::Result<tonic::Response<super::WarmReply>, tonic::Status>;
+        /// Deletes the records that pass a filter, in batches: a reader may see some of them gone and others not yet.
+        async fn delete_by_filter(
+            &self,
+            request: tonic::Request<super::DeleteByFilterRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::DeleteByFilterReply>,
+            tonic::Status,
+        >;
+    }
+    /// Everything that reads, and deletes by filter.
+    #[derive(Debug)]
+    pub struct QueryServer<T> {
+        inner: Arc<T>,
+        accept_compression_encodings: EnabledCompressionEncodings,
+        send_compression_encodings: EnabledCompressionEncodings,
+        max_decoding_message_size: Option<usize>,
+        max_encoding_message_size: Option<usize>,
+    }
+    impl<T> QueryServer<T> {
+        pub fn new(inner: T) -> Self {
+            Self::from_arc(Arc::new(inner))
+        }
+        pub fn from_arc(inner: Arc<T>) -> Self {
+            Self {
+                inner,
+                accept_compression_encodings: Default::default(),
+                send_compression_encodings: Default::default(),
+                max_decoding_message_size: None,
+                max_encoding_message_size: None,
+            }
+        }
+        pub fn with_interceptor<F>(
+            inner: T,
+            interceptor: F,
+        ) -> InterceptedService<Self, F>
+        where
+            F: tonic::service::Interceptor,
+        {
+            InterceptedService::new(Self::new(inner), interceptor)
+        }
+        /// Enable decompressing requests with the given encoding.
+        #[must_use]
+        pub fn accept_compressed(mut self, encoding: CompressionEncoding) -> Self {
+            self.accept_compression_encodings.enable(encoding);
+            self
+        }
+        /// Compress responses with the given encoding, if the client supports it.
+        #[must_use]
+        pub fn send_compressed(mut self, encoding: CompressionEncoding) -> Self {
+            self.send_compression_encodings.enable(encoding);
+            self
+        }
+        /// Limits the maximum size of a decoded message.
+        ///
+        /// Default: `4MB`
+        #[must_use]
+        pub fn max_decoding_message_size(mut self, limit: usize) -> Self {
+            self.max_decoding_message_size = Some(limit);
+            self
+        }
+        /// Limits the maximum size of an encoded message.
+        ///
+        /// Default: `usize::MAX`
+        #[must_use]
+        pub fn max_encoding_message_size(mut self, limit: usize) -> Self {
+            self.max_encoding_message_size = Some(limit);
+            self
+        }
+    }
+    impl<T, B> tonic::codegen::Service<http::Request<B>> for QueryServer<T>
+    where
+        T: Query,
+        B: Body + std::marker::Send + 'static,
+        B::Error: Into<StdError> + std::marker::Send + 'static,
+    {
+        type Response = http::Response<tonic::body::Body>;
+        type Error = std::convert::Infallible;
+        type Future = BoxFuture<Self::Response, Self::Error>;
+        fn poll_ready(
+            &mut self,
+            _cx: &mut Context<'_>,
+        ) -> Poll<std::result::Result<(), Self::Error>> {
+            Poll::Ready(Ok(()))
+        }
+        fn call(&mut self, req: http::Request<B>) -> Self::Future {
+            match req.uri().path() {
+                "/esker.v1.Query/ListCollections" => {
+                    #[allow(non_camel_case_types)]
+                    struct ListCollectionsSvc<T: Query>(pub Arc<T>);
+                    impl<
+                        T: Query,
+                    > tonic::server::UnaryService<super::ListCollectionsRequest>
+                    for ListCollectionsSvc<T> {
+                        type Response = super::ListCollectionsReply;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::ListCollectionsRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Query>::list_collections(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = ListCollectionsSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/esker.v1.Query/DescribeCollection" => {
+                    #[allow(non_camel_case_types)]
+                    struct DescribeCollectionSvc<T: Query>(pub Arc<T>);
+                    impl<
+                        T: Query,
+                    > tonic::server::UnaryService<super::DescribeCollectionRequest>
+                    for DescribeCollectionSvc<T> {
+                        type Response = super::Collection;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::DescribeCollectionRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Query>::describe_collection(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = DescribeCollectionSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/esker.v1.Query/Stats" => {
+                    #[allow(non_camel_case_types)]
+                    struct StatsSvc<T: Query>(pub Arc<T>);
+                    impl<T: Query> tonic::server::UnaryService<super::StatsRequest>
+                    for StatsSvc<T> {
+                        type Response = super::StatsReply;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::StatsRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Query>::stats(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = StatsSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/esker.v1.Query/Get" => {
+                    #[allow(non_camel_case_types)]
+                    struct GetSvc<T: Query>(pub Arc<T>);
+                    impl<T: Query> tonic::server::UnaryService<super::GetRequest>
+                    for GetSvc<T> {
+                        type Response = super::GetReply;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::GetRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Query>::get(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = GetSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/esker.v1.Query/GetMany" => {
+                    #[allow(non_camel_case_types)]
+                    struct GetManySvc<T: Query>(pub Arc<T>);
+                    impl<T: Query> tonic::server::UnaryService<super::GetManyRequest>
+                    for GetManySvc<T> {
+                        type Response = super::GetManyReply;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::GetManyRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Query>::get_many(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = GetManySvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/esker.v1.Query/Scan" => {
+                    #[allow(non_camel_case_types)]
+                    struct ScanSvc<T: Query>(pub Arc<T>);
+                    impl<
+                        T: Query,
+                    > tonic::server::ServerStreamingService<super::ScanRequest>
+                    for ScanSvc<T> {
+                        type Response = super::ScanReply;
+                        type ResponseStream = T::ScanStream;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::ResponseStream>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::ScanRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Query>::scan(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = ScanSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.server_streaming(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/esker.v1.Query/Count" => {
+                    #[allow(non_camel_case_types)]
+                    struct CountSvc<T: Query>(pub Arc<T>);
+                    impl<T: Query> tonic::server::UnaryService<super::CountRequest>
+                    for CountSvc<T> {
+                        type Response = super::CountReply;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::CountRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Query>::count(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = CountSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/esker.v1.Query/Search" => {
+                    #[allow(non_camel_case_types)]
+                    struct SearchSvc<T: Query>(pub Arc<T>);
+                    impl<T: Query> tonic::server::UnaryService<super::SearchRequest>
+                    for SearchSvc<T> {
+                        type Response = super::SearchReply;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::SearchRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Query>::search(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = SearchSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/esker.v1.Query/SearchStream" => {
+                    #[allow(non_camel_case_types)]
+                    struct SearchStreamSvc<T: Query>(pub Arc<T>);
+                    impl<
+                        T: Query,
+                    > tonic::server::ServerStreamingService<super::SearchRequest>
+                    for SearchStreamSvc<T> {
+                        type Response = super::SearchPart;
+                        type ResponseStream = T::SearchStreamStream;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::ResponseStream>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::SearchRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Query>::search_stream(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = SearchStreamSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.server_streaming(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/esker.v1.Query/Sql" => {
+                    #[allow(non_camel_case_types)]
+                    struct SqlSvc<T: Query>(pub Arc<T>);
+                    impl<
+                        T: Query,
+                    > tonic::server::ServerStreamingService<super::SqlRequest>
+                    for SqlSvc<T> {
+                        type Response = super::SqlReply;
+                        type ResponseStream = T::SqlStream;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::ResponseStream>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::SqlRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Query>::sql(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = SqlSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.server_streaming(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/esker.v1.Query/Warm" => {
+                    #[allow(non_camel_case_types)]
+                    struct WarmSvc<T: Query>(pub Arc<T>);
+                    impl<T: Query> tonic::server::UnaryService<super::WarmRequest>
+                    for WarmSvc<T> {
+                        type Response = super::WarmReply;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::WarmRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Query>::warm(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = WarmSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/esker.v1.Query/DeleteByFilter" => {
+                    #[allow(non_camel_case_types)]
+                    struct DeleteByFilterSvc<T: Query>(pub Arc<T>);
+                    impl<
+                        T: Query,
+                    > tonic::server::UnaryService<super::DeleteByFilterRequest>
+                    for DeleteByFilterSvc<T> {
+                        type Response = super::DeleteByFilterReply;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::DeleteByFilterRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Query>::delete_by_filter(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = DeleteByFilterSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                _ => {
+                    Box::pin(async move {
+                        let mut response = http::Response::new(
+                            tonic::body::Body::default(),
+                        );
+                        let headers = response.headers_mut();
+                        headers
+                            .insert(
+                                tonic::Status::GRPC_STATUS,
+                                (tonic::Code::Unimplemented as i32).into(),
+                            );
+                        headers
+                            .insert(
+                                http::header::CONTENT_TYPE,
+                                tonic::metadata::GRPC_CONTENT_TYPE,
+                            );
+                        Ok(response)
+                    })
+                }
+            }
+        }
+    }
+    impl<T> Clone for QueryServer<T> {
+        fn clone(&self) -> Self {
+            let inner = self.inner.clone();
+            Self {
+                inner,
+                accept_compression_encodings: self.accept_compression_encodings,
+                send_compression_encodings: self.send_compression_encodings,
+                max_decoding_message_size: self.max_decoding_message_size,
+                max_encoding_message_size: self.max_encoding_message_size,
+            }
+        }
+    }
+    /// Generated gRPC service name
+    pub const SERVICE_NAME: &str = "esker.v1.Query";
+    impl<T> tonic::server::NamedService for QueryServer<T> {
+        const NAME: &'static str = SERVICE_NAME;
+    }
+}
+/// Which collection to compact.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct CompactRequest {
+    /// Name of the collection.
+    #[prost(string, tag = "1")]
+    pub collection: ::prost::alloc::string::String,
+}
+/// What a compaction did.
+#[derive(Clone, Copy, PartialEq, ::prost::Message)]
+pub struct CompactReply {
+    /// Whether there was anything to do.
+    #[prost(bool, tag = "1")]
+    pub committed: bool,
+    /// Newest version of the manifest.
+    #[prost(uint64, tag = "2")]
+    pub version: u64,
+    /// Log entries that are in segments now.
+    #[prost(uint64, tag = "3")]
+    pub folded_entries: u64,
+    /// Their rows, without tombstones.
+    #[prost(uint64, tag = "4")]
+    pub folded_rows: u64,
+    /// Their tombstones.
+    #[prost(uint64, tag = "5")]
+    pub tombstones: u64,
+    /// Segments afterwards.
+    #[prost(uint64, tag = "6")]
+    pub segments: u64,
+    /// Live rows afterwards.
+    #[prost(uint64, tag = "7")]
+    pub live_rows: u64,
+    /// Bytes of new objects.
+    #[prost(uint64, tag = "8")]
+    pub bytes_written: u64,
+    /// Milliseconds that it took.
+    #[prost(double, tag = "9")]
+    pub took_ms: f64,
+}
+/// Generated client implementations.
+pub mod admin_client {
+    #![allow(
+        unused_variables,
+        dead_code,
+        missing_docs,
+        clippy::wildcard_imports,
+        clippy::let_unit_value,
+    )]
+    use tonic::codegen::*;
+    use tonic::codegen::http::Uri;
+    /// Upkeep, by servers that compact.
+    #[derive(Debug, Clone)]
+    pub struct AdminClient<T> {
+        inner: tonic::client::Grpc<T>,
+    }
+    impl<T> AdminClient<T>
+    where
+        T: tonic::client::GrpcService<tonic::body::Body>,
+        T::Error: Into<StdError>,
+        T::ResponseBody: Body<Data = Bytes> + std::marker::Send + 'static,
+        <T::ResponseBody as Body>::Error: Into<StdError> + std::marker::Send,
+    {
+        pub fn new(inner: T) -> Self {
+            let inner = tonic::client::Grpc::new(inner);
+            Self { inner }
+        }
+        pub fn with_origin(inner: T, origin: Uri) -> Self {
+            let inner = tonic::client::Grpc::with_origin(inner, origin);
+            Self { inner }
+        }
+        pub fn with_interceptor<F>(
+            inner: T,
+            interceptor: F,
+        ) -> AdminClient<InterceptedService<T, F>>
+        where
+            F: tonic::service::Interceptor,
+            T::ResponseBody: Default,
+            T: tonic::codegen::Service<
+                http::Request<tonic::body::Body>,
+                Response = http::Response<
+                    <T as tonic::client::GrpcService<tonic::body::Body>>::ResponseBody,
+                >,
+            >,
+            <T as tonic::codegen::Service<
+                http::Request<tonic::body::Body>,
+            >>::Error: Into<StdError> + std::marker::Send + std::marker::Sync,
+        {
+            AdminClient::new(InterceptedService::new(inner, interceptor))
+        }
+        /// Compress requests with the given encoding.
+        ///
+        /// This requires the server to support it otherwise it might respond with an
+        /// error.
+        #[must_use]
+        pub fn send_compressed(mut self, encoding: CompressionEncoding) -> Self {
+            self.inner = self.inner.send_compressed(encoding);
+            self
+        }
+        /// Enable decompressing responses.
+        #[must_use]
+        pub fn accept_compressed(mut self, encoding: CompressionEncoding) -> Self {
+            self.inner = self.inner.accept_compressed(encoding);
+            self
+        }
+        /// Limits the maximum size of a decoded message.
+        ///
+        /// Default: `4MB`
+        #[must_use]
+        pub fn max_decoding_message_size(mut self, limit: usize) -> Self {
+            self.inner = self.inner.max_decoding_message_size(limit);
+            self
+        }
+        /// Limits the maximum size of an encoded message.
+        ///
+        /// Default: `usize::MAX`
+        #[must_use]
+        pub fn max_encoding_message_size(mut self, limit: usize) -> Self {
+            self.inner = self.inner.max_encoding_message_size(limit);
+            self
+        }
+        /// Folds the log of a collection into segments now, and merges these where that is due. The reply comes when it is done.
+        pub async fn compact(
+            &mut self,
+            request: impl tonic::IntoRequest<super::CompactRequest>,
+        ) -> std::result::Result<tonic::Response<super::CompactReply>, tonic::Status> {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static("/esker.v1.Admin/Compact");
+            let mut req = request.into_request();
+            req.extensions_mut().insert(GrpcMethod::new("esker.v1.Admin", "Compact"));
+            self.inner.unary(req, path, codec).await
+        }
+    }
+}
+/// Generated server implementations.
+pub mod admin_server {
+    #![allow(
+        unused_variables,
+        dead_code,
+        missing_docs,
+        clippy::wildcard_imports,
+        clippy::let_unit_value,
+    )]
+    use tonic::codegen::*;
+    /// Generated trait containing gRPC methods that should be implemented for use with AdminServer.
+    #[async_trait]
+    pub trait Admin: std::marker::Send + std::marker::Sync + 'static {
+        /// Folds the log of a collection into segments now, and merges these where that is due. The reply comes when it is done.
+        async fn compact(
+            &self,
+            request: tonic::Request<super::CompactRequest>,
+        ) -> std::result::Result<tonic::Response<super::CompactReply>, tonic::Status>;
+    }
+    /// Upkeep, by servers that compact.
+    #[derive(Debug)]
+    pub struct AdminServer<T> {
+        inner: Arc<T>,
+        accept_compression_encodings: EnabledCompressionEncodings,
+        send_compression_encodings: EnabledCompressionEncodings,
+        max_decoding_message_size: Option<usize>,
+        max_encoding_message_size: Option<usize>,
+    }
+    impl<T> AdminServer<T> {
+        pub fn new(inner: T) -> Self {
+            Self::from_arc(Arc::new(inner))
+        }
+        pub fn from_arc(inner: Arc<T>) -> Self {
+            Self {
+                inner,
+                accept_compression_encodings: Default::default(),
+                send_compression_encodings: Default::default(),
+                max_decoding_message_size: None,
+                max_encoding_message_size: None,
+            }
+        }
+        pub fn with_interceptor<F>(
+            inner: T,
+            interceptor: F,
+        ) -> InterceptedService<Self, F>
+        where
+            F: tonic::service::Interceptor,
+        {
+            InterceptedService::new(Self::new(inner), interceptor)
+        }
+        /// Enable decompressing requests with the given encoding.
+        #[must_use]
+        pub fn accept_compressed(mut self, encoding: CompressionEncoding) -> Self {
+            self.accept_compression_encodings.enable(encoding);
+            self
+        }
+        /// Compress responses with the given encoding, if the client supports it.
+        #[must_use]
+        pub fn send_compressed(mut self, encoding: CompressionEncoding) -> Self {
+            self.send_compression_encodings.enable(encoding);
+            self
+        }
+        /// Limits the maximum size of a decoded message.
+        ///
+        /// Default: `4MB`
+        #[must_use]
+        pub fn max_decoding_message_size(mut self, limit: usize) -> Self {
+            self.max_decoding_message_size = Some(limit);
+            self
+        }
+        /// Limits the maximum size of an encoded message.
+        ///
+        /// Default: `usize::MAX`
+        #[must_use]
+        pub fn max_encoding_message_size(mut self, limit: usize) -> Self {
+            self.max_encoding_message_size = Some(limit);
+            self
+        }
+    }
+    impl<T, B> tonic::codegen::Service<http::Request<B>> for AdminServer<T>
+    where
+        T: Admin,
+        B: Body + std::marker::Send + 'static,
+        B::Error: Into<StdError> + std::marker::Send + 'static,
+    {
+        type Response = http::Response<tonic::body::Body>;
+        type Error = std::convert::Infallible;
+        type Future = BoxFuture<Self::Response, Self::Error>;
+        fn poll_ready(
+            &mut self,
+            _cx: &mut Context<'_>,
+        ) -> Poll<std::result::Result<(), Self::Error>> {
+            Poll::Ready(Ok(()))
+        }
+        fn call(&mut self, req: http::Request<B>) -> Self::Future {
+            match req.uri().path() {
+                "/esker.v1.Admin/Compact" => {
+                    #[allow(non_camel_case_types)]
+                    struct CompactSvc<T: Admin>(pub Arc<T>);
+                    impl<T: Admin> tonic::server::UnaryService<super::CompactRequest>
+                    for CompactSvc<T> {
+                        type Response = super::CompactReply;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::CompactRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Admin>::compact(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = CompactSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                _ => {
+                    Box::pin(async move {
+                        let mut response = http::Response::new(
+                            tonic::body::Body::default(),
+                        );
+                        let headers = response.headers_mut();
+                        headers
+                            .insert(
+                                tonic::Status::GRPC_STATUS,
+                                (tonic::Code::Unimplemented as i32).into(),
+                            );
+                        headers
+                            .insert(
+                                http::header::CONTENT_TYPE,
+                                tonic::metadata::GRPC_CONTENT_TYPE,
+                            );
+                        Ok(response)
+                    })
+                }
+            }
+        }
+    }
+    impl<T> Clone for AdminServer<T> {
+        fn clone(&self) -> Self {
+            let inner = self.inner.clone();
+            Self {
+                inner,
+                accept_compression_encodings: self.accept_compression_encodings,
+                send_compression_encodings: self.send_compression_encodings,
+                max_decoding_message_size: self.max_decoding_message_size,
+                max_encoding_message_size: self.max_encoding_message_size,
+            }
+        }
+    }
+    /// Generated gRPC service name
+    pub const SERVICE_NAME: &str = "esker.v1.Admin";
+    impl<T> tonic::server::NamedService for AdminServer<T> {
+        const NAME: &'static str = SERVICE_NAME;
+    }
 }

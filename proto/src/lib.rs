@@ -1,8 +1,13 @@
 //! Protocol buffers of the record and the services. The code is generated and committed, as is the descriptor
-//! set; `tests/generated.rs` proves that both are current.
+//! set; `tests/generated.rs` proves that both are current. [`rest`] is what HTTP and gRPC
+//! share, [`grpc`] what the gRPC services do.
+
+pub mod access;
+pub mod grpc;
+pub mod rest;
 
 /// Package `esker.v1`.
-#[allow(missing_docs, reason = "generated")]
+#[allow(missing_docs, clippy::all, reason = "generated")]
 pub mod v1 {
     include!("esker.v1.rs");
 }

@@ -19,8 +19,8 @@ fn avro() -> RecordSchema {
 
 fn message() -> DescriptorProto {
     let set = FileDescriptorSet::decode(esker_proto::DESCRIPTOR_SET).unwrap();
-    let file = set.file.into_iter().find(|f| f.package() == "esker.v1").unwrap();
-    file.message_type.into_iter().find(|m| m.name() == "Record").unwrap()
+    let mut ours = set.file.into_iter().filter(|f| f.package() == "esker.v1").flat_map(|f| f.message_type);
+    ours.find(|m| m.name() == "Record").unwrap()
 }
 
 /// The Avro type that a proto field stands for.

@@ -33,11 +33,13 @@ pub enum Weakening {
     NoReaderProbe,
     /// A reader takes whatever entry is in a listed slot.
     NoTailETag,
+    /// The collector deletes every body that no entry names, whether or not its slot is taken.
+    UnnamedBodies,
 }
 
 impl Weakening {
-    /// All seven.
-    pub const ALL: [Self; 7] = [
+    /// All eight.
+    pub const ALL: [Self; 8] = [
         Self::NoFloorCheck,
         Self::NoReadBack,
         Self::ReadBackWithoutFloorCheck,
@@ -45,6 +47,7 @@ impl Weakening {
         Self::DeleteBeforeFloor,
         Self::NoReaderProbe,
         Self::NoTailETag,
+        Self::UnnamedBodies,
     ];
 }
 
@@ -67,6 +70,8 @@ pub struct Protocol {
     pub late: u8,
     /// Times that `head` is set back to an older version.
     pub head_back: u8,
+    /// The first writer's batches are large: it uploads a body for a slot before it creates the entry.
+    pub bodies: bool,
     /// What is left out, if anything.
     pub weakening: Option<Weakening>,
 }
@@ -83,6 +88,7 @@ impl Protocol {
             faults: 1,
             late: 1,
             head_back: 1,
+            bodies: false,
             weakening: None,
         }
     }
@@ -90,6 +96,11 @@ impl Protocol {
     /// What the ordinary test explores of the reader's side.
     pub fn small_read() -> Self {
         Self { reads: 1, faults: 0, late: 0, ..Self::small_log() }
+    }
+
+    /// What the ordinary test explores of bodies.
+    pub fn small_bodies() -> Self {
+        Self { faults: 0, late: 0, head_back: 0, bodies: true, ..Self::small_log() }
     }
 
     /// The log in full: 2 writers, 3 slots, 2 publishes, 1 collection, lost replies, empty 409s, a late put and a
@@ -109,6 +120,7 @@ impl Protocol {
             Weakening::NoReaderProbe | Weakening::NoTailETag => {
                 Self { weakening: Some(weakening), ..Self::small_read() }
             }
+            Weakening::UnnamedBodies => Self { weakening: Some(weakening), ..Self::small_bodies() },
             _ => Self { weakening: Some(weakening), ..Self::small_log() },
         }
     }

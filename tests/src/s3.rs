@@ -1,11 +1,14 @@
 //! An S3 server over a real socket: atomic, in memory, with latency, a log of requests and weaknesses on demand.
 //!
-//! It runs on threads of its own, so blocking callers and child processes can use it. Beside S3 it answers three
-//! plain GETs for scripts: `/-/requests` (the log, one JSON object a line), `/-/reset` (empties the log) and
-//! `/-/latency/MILLISECONDS`.
+//! It runs on threads of its own, so blocking callers and child processes can use it. Beside S3 it answers plain GETs
+//! for scripts: `/-/requests` (the log, one JSON object a line), `/-/reset` (empties the log), `/-/latency/MILLISECONDS`,
+//! `/-/weaken/WEAKNESS` and `/-/mend`.
 
 mod headers;
 mod service;
+mod weakness;
+
+pub use weakness::Weakness;
 
 use crate::world::World;
 use bytes::Bytes;
@@ -52,44 +55,6 @@ impl Default for S3Options {
         let addr = SocketAddr::from(([127, 0, 0, 1], 0));
         Self { addr, bucket: "esker".to_owned(), latency: Duration::ZERO, log: None }
     }
-}
-
-/// What a store that calls itself compatible may get wrong.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Weakness {
-    /// Create-if-absent looks first and writes later: racing creates win together.
-    NonAtomicCreate,
-    /// `If-None-Match: *` on a put is not looked at.
-    IgnoreIfNoneMatch,
-    /// `If-Match` on a GET is not looked at.
-    IgnoreIfMatch,
-    /// What was written within the last second is not listed.
-    StaleList,
-    /// A page is listed backwards.
-    UnorderedList,
-    /// `start-after` is not looked at.
-    IgnoreStartAfter,
-    /// Every range is answered with the whole object.
-    IgnoreRange,
-    /// A suffix range is answered with the whole object.
-    IgnoreSuffixRange,
-    /// A missing key is answered 403, as to callers who may not list.
-    MissingIsForbidden,
-}
-
-impl Weakness {
-    /// All of them.
-    pub const ALL: [Self; 9] = [
-        Self::NonAtomicCreate,
-        Self::IgnoreIfNoneMatch,
-        Self::IgnoreIfMatch,
-        Self::StaleList,
-        Self::UnorderedList,
-        Self::IgnoreStartAfter,
-        Self::IgnoreRange,
-        Self::IgnoreSuffixRange,
-        Self::MissingIsForbidden,
-    ];
 }
 
 /// One answered request.
@@ -245,12 +210,12 @@ impl S3Server {
 
     /// Makes it a worse store from now on; it has one weakness at a time.
     pub fn weaken(&self, weakness: Weakness) {
-        *self.shared.weakness.lock().unwrap_or_else(PoisonError::into_inner) = Some(weakness);
+        self.shared.weaken(Some(weakness));
     }
 
     /// Takes the weakness away.
     pub fn mend(&self) {
-        *self.shared.weakness.lock().unwrap_or_else(PoisonError::into_inner) = None;
+        self.shared.weaken(None);
     }
 }
 
@@ -266,6 +231,10 @@ impl Drop for S3Server {
 impl Shared {
     fn weakness(&self) -> Option<Weakness> {
         *self.weakness.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn weaken(&self, weakness: Option<Weakness>) {
+        *self.weakness.lock().unwrap_or_else(PoisonError::into_inner) = weakness;
     }
 
     fn requests(&self) -> MutexGuard<'_, Vec<Request>> {
@@ -345,6 +314,17 @@ fn control_answer(shared: &Shared, control: &str) -> HttpResponse {
             shared.requests().clear();
             (200, String::new())
         }
+        None if control == "mend" => {
+            shared.weaken(None);
+            (200, String::new())
+        }
+        Some(("weaken", name)) => match Weakness::named(name) {
+            Some(weakness) => {
+                shared.weaken(Some(weakness));
+                (200, String::new())
+            }
+            None => (400, format!("no such weakness: {name}\n")),
+        },
         Some(("latency", ms)) => match ms.parse::<u64>() {
             Ok(ms) => {
                 shared.latency_us.store(ms.saturating_mul(1000), Ordering::Relaxed);

@@ -11,7 +11,7 @@ use serde_json::Value;
 const ARROWS: &[(&str, &[&str])] = &[
     ("esker-format", &[]),
     ("esker-index", &[]),
-    ("esker-proto", &[]),
+    ("esker-proto", &["esker-format"]),
     ("esker-store", &["esker-format"]),
     ("esker-ingest", &["esker-format", "esker-store", "esker-proto"]),
     ("esker-compactor", &["esker-format", "esker-store", "esker-index"]),

@@ -1,15 +1,20 @@
-//! Rows in, a segment out (INDEX §1): cluster, put the rows in leaf order, write `rows.parquet`, codes, payload and
+//! Rows in, a segment out (INDEX §1), in memory or, for more rows, out of it (`large`): cluster, put the rows in leaf order, write `rows.parquet`, codes, payload and
 //! attributes beside each other, calibrate, lay out the index. Sync, seeded, no I/O: equal rows, options and instruction
 //! set give equal bytes whatever the number of threads.
 
 mod calibration;
 mod codes;
+mod large;
 mod order;
+mod spill;
+mod vectors;
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use arrow::array::RecordBatch;
 use bytes::Bytes;
+use esker_format::head::CODES_BYTES;
 use esker_format::schema::{Schema, Settings, arrow_schema};
 use esker_format::segment::attributes::{Attributes, AttributesBuilder};
 use esker_format::segment::index::{IndexParts, IndexSummary, IndexWriter};
@@ -20,9 +25,13 @@ use esker_index::{Clustering, Metric, cluster, leaf_target};
 use esker_store::Clock;
 
 use crate::parallel::{self, Task};
+use crate::scratch::ScratchFile;
 use crate::versions::versions;
 use codes::Coded;
+pub(crate) use large::Large;
 use order::Ordered;
+pub(crate) use spill::Spill;
+use vectors::Whole;
 
 /// What the rows belong to.
 #[derive(Debug, Clone, Copy)]
@@ -65,6 +74,58 @@ pub struct BuiltSegment {
     pub hash: SetHash,
 }
 
+/// The bytes of a new object.
+pub(crate) enum Blob {
+    Memory(Bytes),
+    Scratch(Arc<dyn ScratchFile>),
+}
+
+impl Blob {
+    pub(crate) fn len(&self) -> u64 {
+        match self {
+            Blob::Memory(bytes) => bytes.len() as u64,
+            Blob::Scratch(file) => file.length(),
+        }
+    }
+}
+
+/// A segment that is made, wherever its files are.
+pub(crate) struct Made {
+    pub(crate) rows_file: Blob,
+    pub(crate) index_file: Blob,
+    pub(crate) summary: IndexSummary,
+    pub(crate) header: Bytes,
+    /// The codes, if `head` may carry them.
+    pub(crate) codes: Option<Bytes>,
+    pub(crate) order: Vec<u32>,
+    pub(crate) leaf_starts: Vec<u32>,
+    pub(crate) seqs: (Seq, Seq),
+    pub(crate) hash: SetHash,
+}
+
+impl Made {
+    /// Number of rows.
+    pub(crate) fn rows(&self) -> u64 {
+        self.order.len() as u64
+    }
+}
+
+impl From<BuiltSegment> for Made {
+    fn from(built: BuiltSegment) -> Self {
+        Made {
+            header: built.header(),
+            codes: (built.codes.len() as u64 <= CODES_BYTES).then_some(built.codes),
+            rows_file: Blob::Memory(built.rows_file),
+            index_file: Blob::Memory(built.index_file),
+            summary: built.summary,
+            order: built.order,
+            leaf_starts: built.leaf_starts,
+            seqs: built.seqs,
+            hash: built.hash,
+        }
+    }
+}
+
 impl BuiltSegment {
     /// Number of rows.
     pub fn rows(&self) -> u64 {
@@ -100,7 +161,7 @@ pub fn build_segment(
     if u32::try_from(count).is_err() {
         return Err(Error::internal(format!("{count} rows are too many for one segment")));
     }
-    let build = Build { target, options, watch: StopWatch { clock, start: clock.elapsed() } };
+    let build = Build { target, options, watch: StopWatch::new(clock) };
     build.run(rows, progress).map(Some)
 }
 
@@ -135,6 +196,24 @@ struct Ids {
     sum: SetHash,
 }
 
+impl Default for Ids {
+    fn default() -> Self {
+        Ids { hashes: Vec::new(), seqs: (Seq::MAX, 0), sum: SetHash::default() }
+    }
+}
+
+impl Ids {
+    /// Adds the rows of a batch.
+    fn add(&mut self, collection: &CollectionId, batch: &RecordBatch) -> Result<()> {
+        for version in versions(batch)? {
+            self.hashes.push(collection.hash_id(version.id));
+            self.seqs = (self.seqs.0.min(version.seq), self.seqs.1.max(version.seq));
+            self.sum += version.hash();
+        }
+        Ok(())
+    }
+}
+
 impl Build<'_> {
     fn run(mut self, rows: Vec<RecordBatch>, progress: &dyn Fn(u64, u64)) -> Result<BuiltSegment> {
         let settings = self.target.settings;
@@ -147,13 +226,15 @@ impl Build<'_> {
         self.watch.lap("reorder");
         let files = self.files(&ordered, &clustering, &leaf_starts)?;
         self.watch.lap("files");
+        let vectors = Whole { vectors: &ordered.vectors, d: settings.dimension as usize };
         let calibration = calibration::calibrate(
-            &ordered.vectors,
+            &vectors,
             &files.coded,
             &leaf_starts,
             metric(settings),
             self.options,
-        );
+            self.options.threads,
+        )?;
         self.watch.lap("calibrate");
         let (summary, index_file) = self.index(&files, calibration, &leaf_starts)?;
         self.watch.lap("index");
@@ -186,7 +267,10 @@ impl Build<'_> {
     /// Everything that depends on the order alone, on all threads.
     fn files(&self, ordered: &Ordered, clustering: &Clustering, leaf_starts: &[u32]) -> Result<Files> {
         let Target { settings, .. } = self.target;
-        let mut coded = Coded::new(settings, ordered, clustering, self.options.seed)?;
+        let mut coded = Coded::new(settings, clustering.leaves, &clustering.centroids, self.options.seed)?;
+        let mut total = 0.0;
+        coded.add_residuals(0, &ordered.vectors, leaf_starts, &mut total);
+        coded.set_scale(total, ordered.rows());
         let mut groups = vec![0; coded.groups_len(ordered.rows())];
         let (mut rows, mut payload, mut ids) = (None, None, None);
         let mut tasks: Vec<Task<'_>> = vec![
@@ -225,14 +309,8 @@ impl Build<'_> {
     }
 
     fn ids(&self, batches: &[RecordBatch]) -> Result<Ids> {
-        let mut out = Ids { hashes: Vec::new(), seqs: (Seq::MAX, 0), sum: SetHash::default() };
-        for batch in batches {
-            for version in versions(batch)? {
-                out.hashes.push(self.target.collection.hash_id(version.id));
-                out.seqs = (out.seqs.0.min(version.seq), out.seqs.1.max(version.seq));
-                out.sum += version.hash();
-            }
-        }
+        let mut out = Ids::default();
+        batches.iter().try_for_each(|batch| out.add(self.target.collection, batch))?;
         Ok(out)
     }
 
@@ -264,6 +342,8 @@ impl Build<'_> {
             spill: None,
             payload: &files.payload,
             attributes: &files.attributes,
+            payload_spool: None,
+            attributes_spool: None,
         };
         let cold = coded.groups.len() + files.payload.blocks.len() + files.attributes.section.len();
         let mut file = Vec::with_capacity(cold + coded.centroid_bytes.len() + files.ids.hashes.len() * 24);
@@ -281,12 +361,16 @@ fn leaf_starts(clustering: &Clustering) -> Vec<u32> {
 }
 
 /// Reports how long each stage took, by the caller's clock.
-struct StopWatch<'a> {
+pub(crate) struct StopWatch<'a> {
     clock: &'a dyn Clock,
     start: Duration,
 }
 
-impl StopWatch<'_> {
+impl<'a> StopWatch<'a> {
+    pub(crate) fn new(clock: &'a dyn Clock) -> Self {
+        StopWatch { clock, start: clock.elapsed() }
+    }
+
     fn lap(&mut self, stage: &'static str) {
         let now = self.clock.elapsed();
         tracing::debug!(stage, ms = (now - self.start).as_millis() as u64, "segment build");

@@ -4,18 +4,22 @@
 mod commit;
 mod inputs;
 mod plan;
+mod tail;
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use esker_format::manifest::Recent;
 use esker_format::{Error, Kind, Result, SetHash, Version};
-use esker_store::{Collection, Io, Meter, Snapshot};
+use esker_store::{Collection, Io, Meter, Unfolded};
+use futures::TryStreamExt;
 
-use crate::build::{BuildOptions, BuiltSegment, Target, build_segment};
-use crate::fold::{Folded, fold};
+use crate::build::{BuildOptions, Large, Made, Spill, StopWatch, Target, build_segment};
+use crate::fold::{Fold, Winners};
+use crate::scratch::{MemoryScratch, Scratch};
 use commit::Commit;
-use inputs::Inputs;
+use inputs::{Gathered, Inputs};
+use tail::Tail;
 
 /// Most rounds of one compaction.
 const ROUNDS: u32 = 5;
@@ -29,12 +33,30 @@ pub struct Options {
     pub threads: usize,
     /// Decides everything random in a segment.
     pub seed: u64,
+    /// Bytes that a compaction may take. Rows of more than a third of it are built out of memory, in scratch files; then
+    /// some 110 bytes a row come on top (at 384 dimensions).
+    pub memory: u64,
 }
+
+/// [`Options::memory`] unless it is set.
+pub const MEMORY: u64 = 1 << 30;
+/// Rows and files up to this share of the memory are built in memory.
+const IN_MEMORY: u64 = 3;
+/// Entries up to this share are decoded once and kept.
+const DECODED: u64 = 6;
+/// Entries whose rows lie in them are held; one fold takes up to this share of them.
+const INLINE: u64 = 8;
+/// Bytes of a row beside its vector, about.
+const ROW_BYTES: u64 = 128;
 
 impl Default for Options {
     /// Every core of the machine.
     fn default() -> Self {
-        Options { threads: std::thread::available_parallelism().map_or(1, usize::from), seed: 1 }
+        Options {
+            threads: std::thread::available_parallelism().map_or(1, usize::from),
+            seed: 1,
+            memory: MEMORY,
+        }
     }
 }
 
@@ -105,14 +127,22 @@ pub struct Report {
 }
 
 /// Compacts collections.
-#[derive(Debug, Clone, Copy, Default)]
+#[derive(Debug, Clone)]
 pub struct Compactor {
     options: Options,
+    scratch: Arc<dyn Scratch>,
+}
+
+impl Default for Compactor {
+    fn default() -> Self {
+        Compactor::new(Options::default())
+    }
 }
 
 /// How a round ended.
 enum Round {
-    Done(Box<Report>),
+    /// And whether the log goes on above what was folded.
+    Done(Box<Report>, bool),
     /// Another commit was first; what was made is of no use.
     Overtaken,
 }
@@ -124,9 +154,15 @@ enum Prepared<'a> {
 }
 
 impl Compactor {
-    /// A compactor.
+    /// A compactor whose scratch files are in memory: its limit holds only with [`Compactor::with_scratch`].
     pub fn new(options: Options) -> Self {
-        Compactor { options }
+        Compactor { options, scratch: Arc::new(MemoryScratch) }
+    }
+
+    /// Puts what does not fit into memory there.
+    #[must_use]
+    pub fn with_scratch(self, scratch: Arc<dyn Scratch>) -> Self {
+        Compactor { scratch, ..self }
     }
 
     /// Folds the tail, merges segments that are due and commits both at once. With neither to do nothing is written.
@@ -140,14 +176,29 @@ impl Compactor {
         collection: &Arc<Collection>,
         progress: Listener<'_>,
     ) -> Result<Report> {
+        let (mut report, mut more) = self.commit(meter, collection, progress).await?;
+        while more {
+            let (next, still) = self.commit(meter, collection, progress).await?;
+            (report, more) = (report.and(next), still);
+        }
+        Ok(report)
+    }
+
+    /// One commit, and whether the log goes on above it.
+    async fn commit(
+        &self,
+        meter: &Meter,
+        collection: &Arc<Collection>,
+        progress: Listener<'_>,
+    ) -> Result<(Report, bool)> {
         let seams = collection.client().seams();
         for round in 0..ROUNDS {
             let done = self.round(meter, collection, progress).await;
             match done {
-                Ok(Round::Done(mut report)) => {
+                Ok(Round::Done(mut report, more)) => {
                     report.overtaken = round;
                     report.io = meter.io();
-                    return Ok(*report);
+                    return Ok((*report, more));
                 }
                 Ok(Round::Overtaken) => {
                     tracing::debug!(collection = %collection.id(), round, "another commit was first");
@@ -170,12 +221,12 @@ impl Compactor {
         progress: Listener<'_>,
     ) -> Result<Round> {
         match self.prepare(meter, collection, progress).await? {
-            Prepared::Nothing(report) => Ok(Round::Done(report)),
+            Prepared::Nothing(report) => Ok(Round::Done(report, false)),
             Prepared::Ready(commit) => commit.run().await,
         }
     }
 
-    /// Makes what should follow the newest version, in memory.
+    /// Makes what should follow the newest version.
     async fn prepare<'a>(
         &self,
         meter: &'a Meter,
@@ -184,29 +235,41 @@ impl Compactor {
     ) -> Result<Prepared<'a>> {
         let clock = &collection.client().seams().clock;
         let start = clock.elapsed();
-        let snapshot = collection.snapshot_newest(meter).await?;
-        let manifest = Arc::clone(&snapshot.manifest);
+        let unfolded = collection.unfolded(meter, self.options.memory / INLINE).await?;
+        let manifest = Arc::clone(&unfolded.manifest);
         let now_ms = clock.now_ms();
-        let folded = fold(collection.id(), &snapshot.rows, now_ms)?;
-        check_entries(&snapshot, &folded)?;
-        let merges = plan::merges(&manifest.segments, folded.live_rows);
-        if snapshot.tail.is_empty() && !merges.contains(&true) {
-            return Ok(Prepared::Nothing(Box::new(nothing(&snapshot))));
+        let tail = Tail::open(meter, collection, &unfolded, self.options.memory / DECODED).await?;
+        let winners = fold(collection, &tail, now_ms).await?;
+        check_entries(&unfolded, &winners)?;
+        let merges = plan::merges(&manifest.segments, winners.live_rows);
+        if unfolded.tail.is_empty() && !merges.contains(&true) {
+            return Ok(Prepared::Nothing(Box::new(nothing(&unfolded))));
         }
         let read = clock.elapsed();
-        let mut inputs =
-            Inputs::read(meter, collection, &snapshot, &folded, &merges, now_ms, progress).await?;
-        let work = Work::new(&snapshot, &inputs, &folded);
+        let mut rows = self.gathered(&unfolded, &winners, &merges)?;
+        let inputs =
+            Inputs::read(meter, collection, &unfolded, &winners, &merges, now_ms, &mut rows, progress)
+                .await?;
+        let live = tail.keep(&winners, &mut rows).await?;
+        let work = Work::new(&unfolded, &inputs, &winners, live);
         // Entries, payloads and headers are done with; rows live on in what is built.
-        let schema = snapshot.schema.clone();
-        drop(snapshot);
-        let mut rows = inputs.take_rows();
-        rows.extend(folded.rows);
+        drop((tail, winners));
+        let schema = unfolded.schema.clone();
+        drop(unfolded);
         let merged = clock.elapsed();
         let target = Target { collection: collection.id(), settings: &manifest.settings, schema: &schema };
         let options = BuildOptions { seed: self.options.seed, threads: self.options.threads };
         let heard = |done, total| progress(Progress { stage: Stage::Build, done, total });
-        let built = blocking(|| build_segment(rows, target, options, &**clock, &heard))?;
+        let built = blocking(|| match rows {
+            Gathered::Memory(rows) => {
+                Ok(build_segment(rows, target, options, &**clock, &heard)?.map(Made::from))
+            }
+            Gathered::Scratch(spill) => {
+                let (memory, scratch, watch) =
+                    (self.options.memory, &*self.scratch, StopWatch::new(&**clock));
+                Large { target, options, memory, scratch, watch }.build(*spill, &heard)
+            }
+        })?;
         work.check(&manifest, &inputs, built.as_ref())?;
         let ms = |d: Duration| d.as_millis() as u64;
         tracing::debug!(
@@ -218,6 +281,55 @@ impl Compactor {
         );
         let commit = Commit { meter, collection, base: manifest, inputs, work, built, progress };
         Ok(Prepared::Ready(Box::new(commit)))
+    }
+
+    /// Where the rows go that the tail and the merged segments have.
+    fn gathered(&self, unfolded: &Unfolded, winners: &Winners, merges: &[bool]) -> Result<Gathered> {
+        let Options { memory, seed, .. } = self.options;
+        let settings = &unfolded.manifest.settings;
+        let merged = unfolded.manifest.segments.iter().zip(merges).filter(|(_, merged)| **merged);
+        let files: u64 = merged.map(|(s, _)| s.rows_size * s.live() / s.rows.max(1)).sum();
+        let bytes = files + winners.live_rows * (settings.stride() as u64 + ROW_BYTES);
+        if bytes <= memory / IN_MEMORY {
+            return Ok(Gathered::Memory(Vec::new()));
+        }
+        Ok(Gathered::Scratch(Box::new(Spill::new(settings, memory, seed, &*self.scratch)?)))
+    }
+}
+
+/// The first pass over a tail.
+async fn fold(collection: &Collection, tail: &Tail<'_>, now_ms: i64) -> Result<Winners> {
+    let mut fold = Fold::new(collection.id(), now_ms, tail.writes());
+    let entries = tail.read();
+    futures::pin_mut!(entries);
+    while let Some((_, entry)) = entries.try_next().await? {
+        blocking(|| fold.note(&entry))?;
+    }
+    Ok(blocking(|| fold.settle()))
+}
+
+impl Report {
+    /// This and the report of the commit after it.
+    fn and(self, next: Report) -> Report {
+        Report {
+            version: next.version,
+            committed: self.committed || next.committed,
+            folded_entries: self.folded_entries + next.folded_entries,
+            folded_rows: self.folded_rows + next.folded_rows,
+            tombstones: self.tombstones + next.tombstones,
+            segments_in: self.segments_in,
+            segments_out: next.segments_out,
+            merged: self.merged + next.merged,
+            rows: next.rows,
+            marked: self.marked + next.marked,
+            pruned: self.pruned + next.pruned,
+            expired: self.expired + next.expired,
+            bytes_written: self.bytes_written + next.bytes_written,
+            overtaken: self.overtaken + next.overtaken,
+            carried: self.carried + next.carried,
+            live_rows: next.live_rows,
+            io: next.io,
+        }
     }
 }
 
@@ -233,6 +345,8 @@ struct Work {
     accepted: SetHash,
     pruned: SetHash,
     recent: Vec<Recent>,
+    /// Whether the log goes on above `position`.
+    more: bool,
     /// What the new segment must hold.
     rows: u64,
     live: SetHash,
@@ -240,7 +354,8 @@ struct Work {
 }
 
 impl Work {
-    fn new(snapshot: &Snapshot, inputs: &Inputs, folded: &Folded) -> Self {
+    /// `live` is the sum of the hashes of the tail's rows that survive.
+    fn new(snapshot: &Unfolded, inputs: &Inputs, folded: &Winners, live: SetHash) -> Self {
         let recent = snapshot.tail.iter().flat_map(|e| {
             let seq = e.seq();
             e.entry.batches.iter().map(move |b| Recent {
@@ -250,14 +365,16 @@ impl Work {
                 at_ms: b.arrived_ms,
             })
         });
+        let accepted: SetHash = folded.accepted.iter().copied().sum();
         let pruned_rows = folded.superseded + folded.tombstones + folded.expired;
         Work {
             position: snapshot.position,
-            accepted: folded.accepted.iter().copied().sum(),
-            pruned: folded.pruned + inputs.pruned(),
+            accepted,
+            pruned: accepted - live + inputs.pruned(),
             recent: recent.collect(),
+            more: snapshot.more,
             rows: folded.live_rows + inputs.moved_rows(),
-            live: folded.live + inputs.moved(),
+            live: live + inputs.moved(),
             report: Report {
                 folded_entries: snapshot.tail.len() as u64,
                 folded_rows: folded.live_rows + folded.superseded + folded.expired,
@@ -277,7 +394,7 @@ impl Work {
         &self,
         base: &esker_format::manifest::Manifest,
         inputs: &Inputs,
-        built: Option<&BuiltSegment>,
+        built: Option<&Made>,
     ) -> Result<()> {
         let (rows, live) = built.map_or((0, SetHash::default()), |b| (b.rows(), b.hash));
         if rows != self.rows || live != self.live {
@@ -293,7 +410,7 @@ impl Work {
 }
 
 /// Every entry must hold the rows that its header announces.
-fn check_entries(snapshot: &Snapshot, folded: &Folded) -> Result<()> {
+fn check_entries(snapshot: &Unfolded, folded: &Winners) -> Result<()> {
     for (entry, hash) in snapshot.tail.iter().zip(&folded.accepted) {
         if entry.entry.batches.iter().map(|b| b.hash).sum::<SetHash>() != *hash {
             return Err(Error::corrupt(&entry.entry.key, "its rows are not those of its header"));
@@ -302,7 +419,7 @@ fn check_entries(snapshot: &Snapshot, folded: &Folded) -> Result<()> {
     Ok(())
 }
 
-fn nothing(snapshot: &Snapshot) -> Report {
+fn nothing(snapshot: &Unfolded) -> Report {
     let segments = snapshot.manifest.segments.len();
     Report {
         version: snapshot.manifest.version,

@@ -1,40 +1,71 @@
 //! What remains of a tail: per id the write with the highest (seq, row) wins, a delete like an upsert, and rows long
-//! expired go. Pure.
-
-use std::borrow::Borrow;
-use std::collections::HashMap;
+//! expired go. Pure, in two passes over the entries: the first notes every write in 32 bytes, the second keeps the rows
+//! that won.
 
 use arrow::array::{Array, AsArray, BooleanArray, RecordBatch, TimestampMillisecondArray};
 use arrow::compute::filter_record_batch;
 use arrow::datatypes::TimestampMillisecondType;
 use esker_format::avro::Decoded;
-use esker_format::{CollectionId, Error, Result, Seq, SetHash, limits};
+use esker_format::{CollectionId, Error, Result, SetHash, limits};
+use sha2::{Digest, Sha256};
 
 use crate::versions::{Versions, versions};
 
-/// An id that the tail wrote or deleted: whatever older segments have of it is dead.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Touched {
-    /// [`CollectionId::hash_id`] of the id.
-    pub hash: u64,
-    /// The id.
-    pub id: String,
+/// Low bits of a write's place: what it is.
+const FATE_BITS: u32 = 2;
+const UPSERT: u32 = 0;
+const EXPIRED: u32 = 1;
+const DELETE: u32 = 2;
+
+/// A write of the tail. Ids are told apart by 128 bits of their SHA-256, which nobody can make collide.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+struct Write {
+    hash: u64,
+    digest: [u64; 2],
+    /// Number of the entry in the tail.
+    entry: u32,
+    /// Row within the entry, and above it what the write is.
+    place: u32,
 }
 
-/// A folded tail.
-#[derive(Debug, Clone, Default)]
-pub struct Folded {
-    /// The rows that survive, in log order; empty batches are left out.
-    pub rows: Vec<RecordBatch>,
-    /// Every id of the tail once, sorted by hash, then id.
-    pub touched: Vec<Touched>,
+impl Write {
+    fn id(&self) -> (u64, [u64; 2]) {
+        (self.hash, self.digest)
+    }
+
+    fn fate(&self) -> u32 {
+        self.place & ((1 << FATE_BITS) - 1)
+    }
+
+    fn at(&self) -> (u32, u32) {
+        (self.entry, self.place >> FATE_BITS)
+    }
+}
+
+fn digest(id: &str) -> [u64; 2] {
+    let digest = Sha256::digest(id.as_bytes());
+    let part = |at: usize| digest[at..at + 8].iter().fold(0, |n, byte| n << 8 | u64::from(*byte));
+    [part(0), part(8)]
+}
+
+/// The first pass over a tail.
+#[derive(Debug)]
+pub struct Fold<'a> {
+    collection: &'a CollectionId,
+    now_ms: i64,
+    writes: Vec<Write>,
+    out: Winners,
+}
+
+/// Who won: what the second pass keeps, and which ids of older segments are dead.
+#[derive(Debug, Clone)]
+pub struct Winners {
+    collection: CollectionId,
+    /// The last write of each id, sorted by hash, then digest.
+    writes: Vec<Write>,
     /// All rows and tombstones of each entry, in order.
     pub accepted: Vec<SetHash>,
-    /// Rows that are in `rows`.
-    pub live: SetHash,
-    /// Rows that are not, and every tombstone.
-    pub pruned: SetHash,
-    /// How many survive.
+    /// How many rows survive.
     pub live_rows: u64,
     /// Rows that were overwritten or deleted by later ones of the tail.
     pub superseded: u64,
@@ -42,6 +73,114 @@ pub struct Folded {
     pub expired: u64,
     /// Deletes.
     pub tombstones: u64,
+}
+
+impl<'a> Fold<'a> {
+    /// A fold as of `now_ms` of entries that have about as many writes.
+    pub fn new(collection: &'a CollectionId, now_ms: i64, writes: usize) -> Self {
+        let out = Winners {
+            collection: collection.clone(),
+            writes: Vec::new(),
+            accepted: Vec::new(),
+            live_rows: 0,
+            superseded: 0,
+            expired: 0,
+            tombstones: 0,
+        };
+        Fold { collection, now_ms, writes: Vec::with_capacity(writes), out }
+    }
+
+    /// Notes the writes of the next entry, oldest first.
+    ///
+    /// # Errors
+    /// Internal when the rows lack a column, or an entry has more than 2^30.
+    pub fn note(&mut self, entry: &Decoded) -> Result<()> {
+        let Decoded { rows, tombstones } = entry;
+        let number = self.out.accepted.len() as u32;
+        let mut accepted = SetHash::default();
+        let collection = self.collection;
+        let writes = &mut self.writes;
+        let mut write = |id: &str, row: u32, fate: u32| {
+            if row >> (32 - FATE_BITS) != 0 {
+                return Err(Error::internal("an entry has more rows than can be folded"));
+            }
+            let place = row << FATE_BITS | fate;
+            writes.push(Write { hash: collection.hash_id(id), digest: digest(id), entry: number, place });
+            Ok(())
+        };
+        let expiries = expiries(rows)?;
+        for (i, v) in versions(rows)?.enumerate() {
+            accepted += v.hash();
+            let expired = expiries.is_valid(i) && is_expired(expiries.value(i), self.now_ms);
+            write(v.id, v.row, if expired { EXPIRED } else { UPSERT })?;
+        }
+        for t in tombstones {
+            accepted += SetHash::of(&t.id, t.seq, t.row);
+            write(&t.id, t.row, DELETE)?;
+        }
+        self.out.accepted.push(accepted);
+        self.out.tombstones += tombstones.len() as u64;
+        Ok(())
+    }
+
+    /// Decides who won.
+    pub fn settle(self) -> Winners {
+        let Fold { mut writes, mut out, .. } = self;
+        let all = writes.len() as u64;
+        // By id, then in the order of the log: the last of an id is its newest.
+        writes.sort_unstable();
+        writes.reverse();
+        writes.dedup_by_key(|w| w.id());
+        writes.reverse();
+        let won = |fate| writes.iter().filter(|w| w.fate() == fate).count() as u64;
+        (out.live_rows, out.expired) = (won(UPSERT), won(EXPIRED));
+        out.superseded = all - out.tombstones - out.live_rows - out.expired;
+        out.writes = writes;
+        out
+    }
+}
+
+impl Winners {
+    /// The rows of entry `number` that survive, and the sum of their hashes; the batch itself when all do.
+    ///
+    /// # Errors
+    /// Internal when the rows lack a column.
+    pub fn keep(&self, number: usize, entry: &Decoded) -> Result<(RecordBatch, SetHash)> {
+        let (versions, mut live) = (Versions::of(&entry.rows)?, SetHash::default());
+        let mut keeps = Vec::with_capacity(versions.len());
+        for i in 0..versions.len() {
+            let version = versions.get(i);
+            let keeps_it = self
+                .last(version.id)
+                .is_some_and(|w| w.at() == (number as u32, version.row) && w.fate() == UPSERT);
+            if keeps_it {
+                live += version.hash();
+            }
+            keeps.push(keeps_it);
+        }
+        Ok((keep(&entry.rows, keeps)?, live))
+    }
+
+    /// Whether the tail wrote or deleted the id: whatever older segments have of it is dead.
+    pub fn touch(&self, id: &str) -> bool {
+        self.last(id).is_some()
+    }
+
+    /// [`CollectionId::hash_id`] of every id that the tail touches, ascending.
+    pub fn hashes(&self) -> Vec<u64> {
+        self.writes.iter().map(|w| w.hash).collect()
+    }
+
+    fn last(&self, id: &str) -> Option<&Write> {
+        let hash = self.collection.hash_id(id);
+        let from = self.writes.partition_point(|w| w.hash < hash);
+        let same = self.writes[from..].iter().take_while(|w| w.hash == hash);
+        let mut same = same.peekable();
+        // Most ids that are asked for were not written.
+        same.peek()?;
+        let digest = digest(id);
+        same.find(|w| w.digest == digest)
+    }
 }
 
 /// Whether a row that expires at `expires_at` may be dropped.
@@ -55,59 +194,6 @@ pub(crate) fn expiries(batch: &RecordBatch) -> Result<&TimestampMillisecondArray
     column
         .and_then(|c| c.as_primitive_opt::<TimestampMillisecondType>())
         .ok_or_else(|| Error::internal("rows have no _expires_at"))
-}
-
-/// Folds decoded entries, oldest first, as of `now_ms`.
-pub fn fold<D: Borrow<Decoded>>(collection: &CollectionId, tail: &[D], now_ms: i64) -> Result<Folded> {
-    let mut out = Folded::default();
-    let newest = winners(tail, &mut out)?;
-    let mut touched: Vec<Touched> =
-        newest.keys().map(|id| Touched { hash: collection.hash_id(id), id: (*id).to_owned() }).collect();
-    touched.sort_unstable();
-    out.touched = touched;
-    for decoded in tail {
-        let rows = &decoded.borrow().rows;
-        let (versions, expiries) = (Versions::of(rows)?, expiries(rows)?);
-        let mut keeps = Vec::with_capacity(rows.num_rows());
-        for i in 0..rows.num_rows() {
-            let version = versions.get(i);
-            let wins = newest.get(version.id) == Some(&(version.seq, version.row));
-            let expired = expiries.is_valid(i) && is_expired(expiries.value(i), now_ms);
-            match (wins, expired) {
-                (false, _) => out.superseded += 1,
-                (true, true) => out.expired += 1,
-                (true, false) => out.live += version.hash(),
-            }
-            keeps.push(wins && !expired);
-        }
-        let kept = keep(rows, keeps)?;
-        out.live_rows += kept.num_rows() as u64;
-        if kept.num_rows() > 0 {
-            out.rows.push(kept);
-        }
-    }
-    out.pruned = out.accepted.iter().copied().sum::<SetHash>() - out.live;
-    Ok(out)
-}
-
-/// The last write of each id, and the hash of every entry.
-fn winners<'a, D: Borrow<Decoded>>(tail: &'a [D], out: &mut Folded) -> Result<HashMap<&'a str, (Seq, u32)>> {
-    let writes: usize = tail.iter().map(|d| d.borrow().rows.num_rows() + d.borrow().tombstones.len()).sum();
-    let mut newest: HashMap<&str, (Seq, u32)> = HashMap::with_capacity(writes);
-    for decoded in tail {
-        let Decoded { rows, tombstones } = decoded.borrow();
-        let mut hash = SetHash::default();
-        let mut write = |id: &'a str, at: (Seq, u32)| {
-            hash += SetHash::of(id, at.0, at.1);
-            let last = newest.entry(id).or_insert(at);
-            *last = (*last).max(at);
-        };
-        versions(rows)?.for_each(|v| write(v.id, (v.seq, v.row)));
-        tombstones.iter().for_each(|t| write(&t.id, (t.seq, t.row)));
-        out.accepted.push(hash);
-        out.tombstones += tombstones.len() as u64;
-    }
-    Ok(newest)
 }
 
 /// The rows of a batch that are kept; the batch itself when all are.

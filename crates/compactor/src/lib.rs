@@ -5,14 +5,17 @@
 //! [`compact`] holds the order of it all.
 
 pub mod build;
+pub mod collect;
 pub mod compact;
 #[cfg(test)]
 mod fixture;
 pub mod fold;
 mod marks;
 mod parallel;
+pub mod scratch;
 mod versions;
 
 pub use build::{BuildOptions, BuiltSegment, Target, build_segment};
+pub use collect::{CollectOptions, Collected, Collector, Item, Plan, Reason};
 pub use compact::{Compactor, Listener, Options, Progress, Report, Stage};
-pub use fold::{Folded, Touched, fold};
+pub use scratch::{DirectoryScratch, MemoryScratch, Scratch, ScratchFile};

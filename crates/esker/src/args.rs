@@ -6,6 +6,9 @@ use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
 use esker_format::schema::{Metric, VectorType};
 
+use crate::serve::keys::Scope;
+use crate::serve::settings::Settings as Serve;
+
 /// Vector search on object storage.
 ///
 /// Everything is kept in a store: a directory, an S3 bucket, or memory. No server is needed.
@@ -32,6 +35,28 @@ pub struct Args {
         help_heading = "Global options"
     )]
     pub format: Format,
+    /// Memory for an import, a compaction, an export or a query: 256MiB, 4GiB [default: 1GiB]
+    #[arg(
+        long,
+        global = true,
+        env = "ESKER_MEMORY",
+        hide_env_values = true,
+        value_name = "SIZE",
+        value_parser = crate::serve::settings::size,
+        help_heading = "Global options"
+    )]
+    pub memory: Option<u64>,
+    /// Directory for what does not fit that memory, on a disk with room for twice the rows [default: the system's for
+    /// temporary files]
+    #[arg(
+        long,
+        global = true,
+        env = "ESKER_SCRATCH",
+        hide_env_values = true,
+        value_name = "DIR",
+        help_heading = "Global options"
+    )]
+    pub scratch: Option<PathBuf>,
     #[command(subcommand)]
     pub command: Command,
 }
@@ -90,6 +115,11 @@ pub enum Command {
     /// Fold the log into clustered, indexed segments
     #[command(after_help = "Example:\n  esker compact notes")]
     Compact(Compact),
+    /// Print what is garbage and why; with --run, remove it
+    #[command(after_help = "Examples:\n  esker gc notes\n  esker gc notes --run --retain 10m\n\n\
+        Versions stay readable by as_of for the retention; pinned ones until their lease ends. Parts of incomplete\n\
+        uploads in a bucket are not listed here: give it a lifecycle rule that removes them.")]
+    Gc(Gc),
     /// Look at the register of a collection
     #[command(subcommand)]
     Manifest(Manifest),
@@ -99,11 +129,23 @@ pub enum Command {
     /// Look at the segments of a collection
     #[command(subcommand)]
     Segment(Segment),
+    /// Derive again from the stored bytes what is true of a collection, and name whatever is not
+    #[command(after_help = "Examples:\n  esker verify notes\n  esker verify --deep --format json\n\n\
+        Exit code 3 says that something is corrupt. Without a collection: all of them, and what lies around them.")]
+    Verify(Verify),
     /// Check that the store keeps the promises Esker rests on, and record the verdict
     #[command(after_help = "Example:\n  esker doctor --store s3://bucket/prefix\n\n\
         Races creates, lists, ranges and conditional reads under doctor/. Collections are not created in\n\
         a store that failed.")]
     Doctor,
+    /// Serve HTTP and gRPC, and compact in the background
+    #[command(
+        after_help = "Example:\n  esker serve --store s3://bucket/prefix --keys keys.json --http 0.0.0.0:5678"
+    )]
+    Serve(Box<Serve>),
+    /// Make, list or revoke the keys of a server
+    #[command(subcommand)]
+    Key(Key),
 }
 
 #[derive(Debug, ClapArgs)]
@@ -245,8 +287,11 @@ pub struct Delete {
     /// The collection
     pub collection: String,
     /// The ids; `-` reads them from stdin, one a line
-    #[arg(required = true)]
+    #[arg(required_unless_present = "filter", conflicts_with = "filter")]
     pub ids: Vec<String>,
+    /// Every row for which this SQL predicate, or JSON filter, holds
+    #[arg(long, value_name = "PREDICATE")]
+    pub filter: Option<String>,
 }
 
 #[derive(Debug, ClapArgs)]
@@ -287,10 +332,68 @@ pub struct Eval {
     pub ids: bool,
 }
 
+#[derive(Debug, Subcommand)]
+pub enum Key {
+    /// Make a key and print it, once
+    #[command(
+        after_help = "Example:\n  esker key create reports --scope read --collection notes --keys keys.json"
+    )]
+    Create {
+        /// What the key is called in the list and in the log
+        name: String,
+        /// read, write (also changes rows) or admin (also creates and drops collections)
+        #[arg(long, value_enum)]
+        scope: Scope,
+        /// The only collection that it reaches; may be given more than once [default: all]
+        #[arg(long = "collection", value_name = "NAME")]
+        collections: Vec<String>,
+        /// The file of keys; made if it is not there
+        #[arg(long, env = "ESKER_KEYS", hide_env_values = true, value_name = "FILE")]
+        keys: PathBuf,
+    },
+    /// List the keys of a file
+    #[command(after_help = "Example:\n  esker key list --keys keys.json")]
+    List {
+        /// The file of keys
+        #[arg(long, env = "ESKER_KEYS", hide_env_values = true, value_name = "FILE")]
+        keys: PathBuf,
+    },
+    /// Remove a key from a file; running servers notice within seconds
+    #[command(after_help = "Example:\n  esker key revoke reports --keys keys.json")]
+    Revoke {
+        /// Its name
+        name: String,
+        /// The file of keys
+        #[arg(long, env = "ESKER_KEYS", hide_env_values = true, value_name = "FILE")]
+        keys: PathBuf,
+    },
+}
+
 #[derive(Debug, ClapArgs)]
 pub struct Compact {
     /// The collection
     pub collection: String,
+}
+
+#[derive(Debug, ClapArgs)]
+pub struct Gc {
+    /// The collection
+    pub collection: String,
+    /// Delete, after a minute's grace
+    #[arg(long)]
+    pub run: bool,
+    /// Keep versions that were the newest less long ago than this
+    #[arg(long, value_name = "TIME", default_value = "1h", value_parser = crate::serve::settings::duration)]
+    pub retain: std::time::Duration,
+}
+
+#[derive(Debug, ClapArgs)]
+pub struct Verify {
+    /// The collection [default: all, and what lies around them]
+    pub collection: Option<String>,
+    /// Derive every code and payload row again, not one in 16, and read the whole register
+    #[arg(long)]
+    pub deep: bool,
 }
 
 #[derive(Debug, Subcommand)]

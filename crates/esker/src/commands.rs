@@ -7,11 +7,15 @@ mod demo;
 mod doctor;
 mod eval;
 mod export;
+mod gc;
 mod get;
 mod import;
+mod key;
 mod search;
+mod serve;
 mod show;
 mod sql;
+mod verify;
 
 use std::sync::Arc;
 
@@ -21,6 +25,7 @@ use esker_store::{Location, Meter, Store};
 
 use crate::args::{Args, Command};
 use crate::output::Output;
+use crate::settings::Resources;
 
 /// The store when none is named.
 const STORE: &str = "./esker-data";
@@ -34,21 +39,26 @@ pub async fn run(args: Args, output: &Output) -> Result<()> {
     if Location::parse(store)?.is_volatile() && !matches!(args.command, Command::Demo(_)) {
         output.say("note: memory: is empty now, and everything in it is lost when this command ends");
     }
+    let resources = &Resources::new(args.memory, args.scratch)?;
     match args.command {
         Command::Demo(demo) => demo::run(demo, given, output).await,
         Command::Collection(verb) => collection::run(verb, store, output).await,
-        Command::Import(import) => import::run(import, store, output).await,
-        Command::Export(export) => export::run(export, store, output).await,
+        Command::Import(import) => import::run(import, store, resources, output).await,
+        Command::Export(export) => export::run(export, store, resources, output).await,
         Command::Search(search) => search::run(search, store, output).await,
         Command::Get(get) => get::run(get, store, output).await,
         Command::Delete(delete) => delete::run(delete, store, output).await,
-        Command::Sql(sql) => sql::run(sql, store, output).await,
+        Command::Sql(sql) => sql::run(sql, store, resources, output).await,
         Command::Eval(eval) => eval::run(eval, store, output).await,
-        Command::Compact(compact) => compact::run(&compact.collection, store, output).await,
+        Command::Compact(compact) => compact::run(&compact.collection, store, resources, output).await,
+        Command::Gc(gc) => gc::run(gc, store, output).await,
         Command::Manifest(verb) => show::manifest(verb, store, output).await,
         Command::Wal(verb) => show::wal(verb, store, output).await,
         Command::Segment(verb) => show::segment(verb, store, output).await,
+        Command::Verify(verify) => verify::run(verify, store, output).await,
         Command::Doctor => doctor::run(store, output).await,
+        Command::Serve(settings) => serve::run(*settings, store, output).await,
+        Command::Key(verb) => key::run(verb, output),
     }
 }
 

@@ -5,7 +5,9 @@ mod commands;
 mod output;
 mod progress;
 mod rows;
+mod serve;
 mod settings;
+mod verify;
 
 use std::process::ExitCode;
 
@@ -21,7 +23,10 @@ const STACK_BYTES: usize = 16 << 20;
 fn main() -> ExitCode {
     let args = Args::parse();
     let output = Output::new(args.format);
-    settings::start_log();
+    // A server starts its own, inside the runtime.
+    if !matches!(args.command, args::Command::Serve(_)) {
+        settings::start_log();
+    }
     match run(args, &output) {
         Ok(()) => ExitCode::SUCCESS,
         Err(e) => {

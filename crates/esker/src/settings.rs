@@ -1,10 +1,15 @@
 //! The one place where the environment is read.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 
+use esker_compactor::{Compactor, DirectoryScratch, Options};
 use esker_format::{Error, Kind, Name, Result};
 use esker_store::{Client, Location, MokaCache, Seams, Store, StoreEnv, open};
 use tracing_subscriber::EnvFilter;
+
+use crate::serve::settings::LogFormat;
+use crate::serve::trace::{self, Traces};
 
 /// What is logged, in `tracing`'s filter syntax.
 const LOG: &str = "ESKER_LOG";
@@ -17,6 +22,12 @@ pub fn start_log() {
     tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).without_time().init();
 }
 
+/// Sends a server's log to stderr, and its traces to a collector.
+pub fn serve_log(format: LogFormat, otlp: Option<&str>) -> Result<Traces> {
+    let filter = EnvFilter::try_from_env(LOG).unwrap_or_else(|_| EnvFilter::new("info"));
+    trace::start(filter, format, otlp)
+}
+
 /// The variables that stores understand.
 #[allow(clippy::disallowed_methods, reason = "this is where the environment is read")]
 fn environment() -> StoreEnv {
@@ -25,14 +36,66 @@ fn environment() -> StoreEnv {
 
 /// The store at `url`. `create`: a directory that does not exist is made.
 pub fn open_store(url: &str, create: bool) -> Result<Arc<Store>> {
+    open_store_with(url, create, CACHE_BYTES)
+}
+
+/// [`open_store`] with a cache of `cache_bytes`.
+pub fn open_store_with(url: &str, create: bool, cache_bytes: u64) -> Result<Arc<Store>> {
     let location = Location::parse(url)?;
     let backend = open(&location, &environment(), create).map_err(|e| match e.kind() {
         Kind::NotFound => Error::new(Kind::NotFound, format!("there is no store at {location}"))
             .with_hint("import, collection create, doctor and demo make one"),
         _ => e,
     })?;
-    let client = Client::new(backend, Seams::system()).with_cache(Arc::new(MokaCache::new(CACHE_BYTES)));
+    let client = Client::new(backend, Seams::system()).with_cache(Arc::new(MokaCache::new(cache_bytes)));
     Ok(Arc::new(Store::new(client)))
+}
+
+/// What a command may use of the machine.
+#[derive(Debug, Clone)]
+pub struct Resources {
+    /// Bytes of memory to plan with.
+    pub memory: u64,
+    /// Where a compaction puts what does not fit.
+    scratch: PathBuf,
+}
+
+/// Memory unless it is said.
+const MEMORY: u64 = 1 << 30;
+/// Least memory to plan with.
+const LEAST_MEMORY: u64 = 64 << 20;
+/// Share of the memory that caches.
+const CACHE_SHARE: u64 = 8;
+
+impl Resources {
+    /// From the command line.
+    ///
+    /// # Errors
+    /// Invalid when the memory is too little to plan with.
+    pub fn new(memory: Option<u64>, scratch: Option<PathBuf>) -> Result<Self> {
+        let memory = memory.unwrap_or(MEMORY);
+        if memory < LEAST_MEMORY {
+            return Err(Error::invalid("memory", "a command needs 64MiB or more"));
+        }
+        Ok(Resources { memory, scratch: scratch.unwrap_or_else(std::env::temp_dir) })
+    }
+
+    /// [`open_store`] with a cache that fits.
+    pub fn open_store(&self, url: &str, create: bool) -> Result<Arc<Store>> {
+        open_store_with(url, create, self.memory / CACHE_SHARE)
+    }
+
+    /// A compactor with the machine to itself.
+    pub fn compactor(&self) -> Compactor {
+        let options = Options { threads: threads(), memory: self.memory, ..Options::default() };
+        Compactor::new(options).with_scratch(Arc::new(DirectoryScratch::new(&self.scratch)))
+    }
+}
+
+impl Default for Resources {
+    fn default() -> Self {
+        Resources { memory: MEMORY, scratch: std::env::temp_dir() }
+    }
 }
 
 /// A collection's name as an argument.

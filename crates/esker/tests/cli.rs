@@ -7,6 +7,9 @@ use std::process::{Command, Stdio};
 
 use tempfile::TempDir;
 
+#[path = "cli/serve.rs"]
+mod serve;
+
 /// Eight rows of three dimensions.
 const ROWS: &str = r#"{"id": "a", "vector": [1, 0, 0], "topic": "music", "year": 1990, "tags": ["x", "y"]}
 {"id": "b", "vector": [0.9, 0.1, 0], "topic": "music", "year": 2001, "tags": ["x"]}
@@ -113,6 +116,11 @@ fn help() {
         "wal show",
         "segment show",
         "doctor",
+        "verify",
+        "serve",
+        "key create",
+        "key list",
+        "key revoke",
     ] {
         let mut args: Vec<&str> = command.split(' ').collect();
         args.push("--help");
@@ -248,6 +256,20 @@ fn get_and_delete() {
 }
 
 #[test]
+fn delete_by_filter() {
+    let world = World::with_rows();
+    let text = world.runs(&[
+        &["delete", "rows", "--filter", "topic = 'music' AND year < 2000"],
+        &["delete", "rows", "--filter", r#"{"topic": "nothing"}"#, "--format", "json"],
+        &["delete", "rows", "--filter", "colour = 'red'"],
+        &["delete", "rows", "a", "--filter", "year > 1"],
+        &["delete", "rows"],
+        &["sql", "SELECT count(*) FROM rows WHERE topic = 'music' AND year < 2000"],
+    ]);
+    check("delete_by_filter", &text);
+}
+
+#[test]
 fn sql() {
     let world = World::with_rows();
     check(
@@ -322,6 +344,24 @@ fn eval() {
         assert!(value[key].is_number(), "{key} is missing");
     }
     assert_eq!((value["recall"].as_f64(), value["min_rows"].as_u64()), (Some(1.0), Some(8)));
+}
+
+#[test]
+fn verify() {
+    let world = World::with_rows();
+    world.run(&["delete", "rows", "a"]);
+    let sound = world.run(&["verify", "rows"]);
+    let line = "rows-1: sound at version 3: 7 live rows, 8 in segments and 0 in log entries 2 to 2";
+    assert!(sound.contains(line) && sound.ends_with("exit 0\n"), "{sound}");
+    let all = world.run(&["verify", "--deep", "--format", "json"]);
+    let value: serde_json::Value = serde_json::from_str(all.lines().nth(1).unwrap()).unwrap();
+    assert_eq!(value["collections"][0]["rows"]["live"], 7);
+    assert_eq!(value["collections"][0]["findings"], serde_json::json!([]));
+    world.write("store/c/rows-1/stray", "what is this");
+    let corrupt = world.run(&["verify", "rows"]);
+    assert!(corrupt.contains("format: c/rows-1/stray: it is no object of this format"), "{corrupt}");
+    assert!(corrupt.contains("error: 1 violation found") && corrupt.ends_with("exit 3\n"), "{corrupt}");
+    assert!(world.run(&["verify", "row"]).contains("hint: this store has rows"));
 }
 
 #[test]

@@ -1,7 +1,7 @@
 //! The log's decisions, as pure functions: which slot is next, what a slot's read-back and the register probe
 //! together mean, which entries are a snapshot's tail, and whether a tail is complete.
 
-use crate::id::{Seq, Version};
+use crate::id::Seq;
 use crate::manifest::{Floors, Manifest, RegisterEntry};
 
 /// The slot to try: nobody puts n + 1 unless n was seen or is at or below the watermark, so slots stay dense.
@@ -23,37 +23,22 @@ pub enum Slot {
 /// What the register said after the slot was read: the newest version's floors, and whether it is the last.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub struct Probe {
-    /// Floors of the newest version.
-    pub floors: SlotFloors,
+    /// The log floor of the newest version.
+    pub floor: Seq,
     /// The collection was dropped.
     pub dropped: bool,
-}
-
-/// The two floors an append depends on.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
-pub struct SlotFloors {
-    /// See [`Floors::wal`].
-    pub wal: Seq,
-    /// See [`Floors::base`].
-    pub base: Version,
-}
-
-impl From<Floors> for SlotFloors {
-    fn from(f: Floors) -> Self {
-        SlotFloors { wal: f.wal, base: f.base }
-    }
 }
 
 impl Probe {
     /// The probe's view of a register entry.
     pub fn of(entry: &RegisterEntry) -> Self {
         let dropped = matches!(entry, RegisterEntry::Manifest(m) if m.dropped);
-        Probe { floors: entry.floors().into(), dropped }
+        Probe { floor: entry.floors().wal, dropped }
     }
 
     /// The probe's view of a manifest.
     pub fn of_manifest(m: &Manifest) -> Self {
-        Probe { floors: m.floors.into(), dropped: m.dropped }
+        Probe { floor: m.floors.wal, dropped: m.dropped }
     }
 }
 
@@ -74,12 +59,12 @@ pub enum Outcome {
 
 /// Steps 3 and 4 of an append. The register must have been probed *after* `found` was learnt: deletion follows a
 /// committed floor, so a floor below `slot` proves that the name was never deleted before and that my create was
-/// its first.
-pub fn settle(slot: Seq, body_base: Option<Version>, found: Slot, probe: &Probe) -> Outcome {
+/// its first. The slot's body, if it has one, is deleted under the same floor and so is there as well.
+pub fn settle(slot: Seq, found: Slot, probe: &Probe) -> Outcome {
     if probe.dropped {
         return Outcome::Gone;
     }
-    if slot <= probe.floors.wal || body_base.is_some_and(|b| b < probe.floors.base) {
+    if slot <= probe.floor {
         return Outcome::Unknown;
     }
     match found {
@@ -104,6 +89,47 @@ pub fn tail(watermark: Seq, listed: impl IntoIterator<Item = Seq>) -> Vec<Seq> {
 /// the watermark had been deleted when the register was probed.
 pub fn complete(watermark: Seq, newest: &Floors) -> bool {
     newest.wal <= watermark
+}
+
+/// What the entries between the read of a conditional write and the slot it wants say of it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Between {
+    /// None of them is about the write's ids: what was read of these still holds.
+    Untouched,
+    /// One of them is, or it cannot be told: read again.
+    Touched,
+}
+
+/// Judges entries above `read_at` that were all read (`all_there`). `floor` is the log floor of the newest version, found
+/// *after* they were read: above `read_at` it says that one may have been deleted, and its name put again since.
+pub fn between(read_at: Seq, floor: Seq, all_there: bool, touched: bool) -> Between {
+    match all_there && floor <= read_at && !touched {
+        true => Between::Untouched,
+        false => Between::Touched,
+    }
+}
+
+/// Slots that a conditional write loses before it says so.
+pub const LOSSES: u32 = 8;
+
+/// How a conditional write goes on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Claim {
+    /// Put the next slot.
+    Put,
+    /// Read its ids again at a newer position, and decide anew.
+    Evaluate,
+    /// Others are faster: nothing was written, try later.
+    GiveUp,
+}
+
+/// The next step, once the entries before the slot were judged and `losses` slots lost.
+pub fn claim(between: Between, losses: u32) -> Claim {
+    match between {
+        _ if losses >= LOSSES => Claim::GiveUp,
+        Between::Untouched => Claim::Put,
+        Between::Touched => Claim::Evaluate,
+    }
 }
 
 #[cfg(test)]

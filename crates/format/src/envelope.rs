@@ -40,10 +40,12 @@ pub enum Kind {
     Deletes,
     /// The store object.
     Store,
+    /// A lease on a version.
+    Pin,
 }
 
 /// All kinds with their four letters.
-pub const KINDS: [(Kind, [u8; 4]); 7] = [
+pub const KINDS: [(Kind, [u8; 4]); 8] = [
     (Kind::Manifest, *b"MANI"),
     (Kind::Stub, *b"STUB"),
     (Kind::Head, *b"HEAD"),
@@ -51,6 +53,7 @@ pub const KINDS: [(Kind, [u8; 4]); 7] = [
     (Kind::Index, *b"INDX"),
     (Kind::Deletes, *b"DELS"),
     (Kind::Store, *b"STOR"),
+    (Kind::Pin, *b"PINS"),
 ];
 
 /// A required feature: a reader that does not know a set bit refuses the object.

@@ -1,6 +1,7 @@
 //! One error type with few kinds. A kind says what the caller should do; the message says what happened.
 
 use std::fmt;
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
@@ -64,6 +65,7 @@ struct Inner {
     field: Option<String>,
     hint: Option<String>,
     token: Option<Token>,
+    retry_after: Option<Duration>,
     source: Option<Box<dyn std::error::Error + Send + Sync>>,
 }
 
@@ -79,6 +81,7 @@ impl Error {
             field: None,
             hint: None,
             token: None,
+            retry_after: None,
             source: None,
         }))
     }
@@ -114,6 +117,13 @@ impl Error {
         self
     }
 
+    /// Adds how long to wait before the same request is worth sending again.
+    #[must_use]
+    pub fn with_retry_after(mut self, wait: Duration) -> Self {
+        self.0.retry_after = Some(wait);
+        self
+    }
+
     /// Adds the cause.
     #[must_use]
     pub fn with_source(mut self, source: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Self {
@@ -146,6 +156,26 @@ impl Error {
     /// The token of a write whose outcome is unknown.
     pub fn token(&self) -> Option<Token> {
         self.0.token
+    }
+
+    /// How long to wait before the same request is worth sending again; for what is over a limit or contended.
+    pub fn retry_after(&self) -> Option<Duration> {
+        self.0.retry_after
+    }
+
+    /// The same error for another caller, without its cause.
+    #[must_use]
+    pub fn copied(&self) -> Self {
+        let Inner { kind, message, field, hint, token, retry_after, source: _ } = &*self.0;
+        Error(Box::new(Inner {
+            kind: *kind,
+            message: message.clone(),
+            field: field.clone(),
+            hint: hint.clone(),
+            token: *token,
+            retry_after: *retry_after,
+            source: None,
+        }))
     }
 }
 

@@ -23,6 +23,13 @@ impl Token {
     pub fn of_key(key: &[u8]) -> Self {
         Token(xxh3_128(key))
     }
+
+    /// The token that a client's text stands for: itself if it is one (32 lowercase hex digits, as in an error's
+    /// `token`), else [`Token::of_key`] of its bytes. Two texts that are not tokens never stand for one by chance: the
+    /// hash has 128 bits. It is no defence against a client who wants its own keys to collide.
+    pub fn from_key(key: &str) -> Self {
+        key.parse().unwrap_or_else(|_| Token::of_key(key.as_bytes()))
+    }
 }
 
 impl fmt::Display for Token {

@@ -109,13 +109,37 @@ impl Keys {
     pub fn deletes(&self, made: Made) -> String {
         format!("{}deletes/{made}", self.prefix)
     }
-    /// `body/{base}-{token}.avro`: the rows of a large entry.
-    pub fn body(&self, made: Made) -> String {
-        format!("{}body/{made}.avro", self.prefix)
+    /// `body/{~seq}-{token}.avro`: the rows of a large entry. It is written for one slot and goes with it.
+    pub fn body(&self, seq: Seq, token: Token) -> String {
+        format!("{}body/{}-{token}.avro", self.prefix, descending(seq))
     }
     /// `inbox/{~tail}-{token}`: a contended batch that waits to be combined.
     pub fn inbox(&self, tail: Seq, token: Token) -> String {
         format!("{}inbox/{}-{token}", self.prefix, descending(tail))
+    }
+    /// `segment/`: rows and indexes.
+    pub fn segment_prefix(&self) -> String {
+        format!("{}segment/", self.prefix)
+    }
+    /// `deletes/`: deletion bitmaps.
+    pub fn deletes_prefix(&self) -> String {
+        format!("{}deletes/", self.prefix)
+    }
+    /// `body/`: rows of large entries, newest first.
+    pub fn body_prefix(&self) -> String {
+        format!("{}body/", self.prefix)
+    }
+    /// `inbox/`: contended batches.
+    pub fn inbox_prefix(&self) -> String {
+        format!("{}inbox/", self.prefix)
+    }
+    /// `work/`: what crashed or running collections and compactions left.
+    pub fn work_prefix(&self) -> String {
+        format!("{}work/", self.prefix)
+    }
+    /// `pins/`: leases, by version.
+    pub fn pins_prefix(&self) -> String {
+        format!("{}pins/", self.prefix)
     }
     /// `pins/{version}-{token}`: a durable lease.
     pub fn pin(&self, version: Version, token: Token) -> String {
@@ -172,8 +196,8 @@ pub enum Part {
     Index(Made),
     /// Deletion bitmap.
     Deletes(Made),
-    /// Rows of a large entry.
-    Body(Made),
+    /// Rows of a large entry, written for this slot.
+    Body(Seq, Token),
     /// A batch waiting to be combined.
     Inbox(Seq, Token),
     /// A lease.
@@ -221,7 +245,10 @@ fn parse(key: &str) -> Option<Key> {
             None => Part::Index(Made::parse(name.strip_suffix(".index")?)?),
         },
         "deletes" => Part::Deletes(Made::parse(name)?),
-        "body" => Part::Body(Made::parse(name.strip_suffix(".avro")?)?),
+        "body" => {
+            let (seq, token) = pair(name.strip_suffix(".avro")?)?;
+            Part::Body(parse_descending(&seq)?, token.parse().ok()?)
+        }
         "work" => Part::Work(Made::parse(name)?),
         "inbox" => {
             let (tail, token) = pair(name)?;

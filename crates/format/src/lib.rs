@@ -9,6 +9,7 @@ pub mod id;
 pub mod keys;
 pub mod limits;
 pub mod manifest;
+pub mod pin;
 pub mod record;
 pub mod register;
 pub mod schema;

@@ -225,6 +225,11 @@ impl Manifest {
         Ok(())
     }
 
+    /// What stands in its place once it is no longer retained.
+    pub fn stub(&self) -> Stub {
+        Stub { version: self.version, token: self.token, floors: self.floors }
+    }
+
     /// Rows that count, over all segments.
     pub fn live_rows(&self) -> u64 {
         self.segments.iter().map(Segment::live).sum()

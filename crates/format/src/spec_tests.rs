@@ -89,7 +89,7 @@ fn keys_page() {
         k.rows(made),
         k.index(made),
         k.deletes(made),
-        k.body(made),
+        k.body(1, made.token),
         k.inbox(1, made.token),
         k.pin(1, made.token),
         k.work(made),
@@ -127,6 +127,21 @@ fn register_page() {
     }
     let value: serde_json::Value = serde_json::from_str(&json).unwrap();
     assert_eq!(value.as_object().unwrap().len(), fields.len());
+}
+
+#[test]
+fn collection_page() {
+    let page = include_str!("../../../docs/format/collection.md");
+    let names = |after| table(page, after).into_iter().map(|r| r[0].clone()).collect::<Vec<_>>();
+    let fields = |value: serde_json::Value| value.as_object().unwrap().keys().cloned().collect::<Vec<_>>();
+    let sorted = |mut v: Vec<String>| {
+        v.sort();
+        v
+    };
+    let floors = serde_json::to_value(manifest::Floors::default()).unwrap();
+    assert_eq!(sorted(names("## Floors")), sorted(fields(floors)));
+    let lease = crate::pin::Lease { owner: String::new(), ttl_ms: 1, released: false };
+    assert_eq!(sorted(names("## Pins")), sorted(fields(serde_json::to_value(lease).unwrap())));
 }
 
 #[test]

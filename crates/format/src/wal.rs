@@ -8,13 +8,14 @@
 //! | `esker.collection` | collection id |
 //! | `esker.seq` | the entry's number, decimal |
 //! | `esker.batches` | JSON: the batches, in the order of the rows |
-//! | `esker.body` | JSON, when the rows are in a body object: which one, its length and CRC32C |
+//! | `esker.body` | JSON, when the rows are in a body object: its token, length and CRC32C |
 //! | `esker.ids` | with a body: the rows' id hashes, 8 bytes each, little-endian, in base64 |
 //! | `avro.schema`, `avro.codec` | as in any container; the codec is `null` |
 //!
 //! All values are text, because fastavro refuses a file of which one is not UTF-8.
 //!
-//! A body is a container of the same blocks with `esker.format`, `esker.features` and `esker.collection`.
+//! A body is written for one slot, whose number is in its name: no entry of another slot ever refers to it. It is a
+//! container of the same blocks with `esker.format`, `esker.features` and `esker.collection`.
 
 use std::collections::BTreeMap;
 
@@ -28,7 +29,7 @@ use crate::avro::{BlockContext, RowsBuilder, ids};
 use crate::envelope::{FORMAT_VERSION, check_features};
 use crate::error::{Error, Kind, Result};
 use crate::id::{CollectionId, Seq, SetHash, Token};
-use crate::keys::{Key, Keys, Made, Part};
+use crate::keys::{Key, Keys, Part};
 use crate::record::Op;
 
 /// Metadata key of the format version.
@@ -68,8 +69,8 @@ pub struct Batch {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct BodyRef {
-    /// Names the object: [`Keys::body`].
-    pub made: Made,
+    /// Names the object, with the entry's seq: [`Keys::body`].
+    pub token: Token,
     /// Bytes of the object.
     pub length: u64,
     /// CRC32C of the object.
@@ -78,8 +79,8 @@ pub struct BodyRef {
 
 impl BodyRef {
     /// Refers to the body object `bytes`.
-    pub fn new(made: Made, bytes: &[u8]) -> Self {
-        BodyRef { made, length: bytes.len() as u64, crc32c: crc32c::crc32c(bytes) }
+    pub fn new(token: Token, bytes: &[u8]) -> Self {
+        BodyRef { token, length: bytes.len() as u64, crc32c: crc32c::crc32c(bytes) }
     }
 }
 
@@ -152,7 +153,7 @@ impl Entry {
 
     /// Key of the body, if there is one.
     pub fn body_key(&self) -> Option<String> {
-        self.body.map(|b| Keys::new(&self.collection).body(b.made))
+        self.body.map(|b| Keys::new(&self.collection).body(self.seq, b.token))
     }
 }
 
@@ -189,7 +190,7 @@ pub fn encode(parts: &EntryParts<'_>) -> Result<Vec<u8>> {
     Ok(container::write(&meta, &[]))
 }
 
-/// The bytes of a body object; they do not depend on the slot.
+/// The bytes of a body object; its name depends on the slot, they do not.
 pub fn encode_body(collection: &CollectionId, batches: &[PendingBatch]) -> Vec<u8> {
     container::write(&common_meta(collection), &blocks_of(batches))
 }
@@ -264,7 +265,7 @@ pub fn decode_body(entry: &Entry, bytes: &Bytes) -> Result<Vec<Block>> {
 /// Appends an entry's rows and tombstones to `builder`. `body` is the body object of an entry that has one.
 ///
 /// # Errors
-/// Corrupt, naming the object; Internal when the builder's schema is stale.
+/// Corrupt, naming the object; Conflict when the builder's schema is stale.
 pub fn decode_rows(entry: &Entry, body: Option<Bytes>, builder: &mut RowsBuilder) -> Result<()> {
     let (blocks, key) = stored_blocks(entry, body)?;
     let (mut blocks, mut first_row) = (blocks.iter(), 0);

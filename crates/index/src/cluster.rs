@@ -3,6 +3,9 @@
 mod bisect;
 mod panels;
 mod parallel;
+mod stream;
+
+pub use stream::{Leaves, Moments, arrange};
 
 use bisect::bisect;
 use panels::{Best, Panels};
@@ -214,25 +217,7 @@ impl Build<'_> {
 
     /// The nearest centroid of each of `ids`.
     fn assign(&self, ids: &[u32], centroids: &[f32]) -> Vec<u32> {
-        let mut leaf = vec![0u32; ids.len()];
-        let d = self.rows.d;
-        let leaves = centroids.len() / d;
-        if leaves <= FLAT_LEAVES {
-            let panels = Panels::new(centroids.chunks_exact(d), d);
-            parallel::for_chunks(self.threads, &mut leaf, CHUNK, |chunk, out| {
-                let mut best = vec![Best::<1>::NONE; out.len()];
-                panels.nearest(self.rows, &ids[chunk * CHUNK..][..out.len()], &mut best);
-                out.iter_mut().zip(&best).for_each(|(leaf, best)| *leaf = best.leaf(0));
-            });
-            return leaf;
-        }
-        let tree = Tree::new(centroids, d, self.seed, self.threads);
-        // Larger chunks, so that the rows that meet at one parent fill its tiles.
-        let chunk_rows = 16 * CHUNK;
-        parallel::for_chunks(self.threads, &mut leaf, chunk_rows, |chunk, out| {
-            tree.nearest(self.rows, &ids[chunk * chunk_rows..][..out.len()], out);
-        });
-        leaf
+        Finder::new(centroids, self.rows.d, self.seed, self.threads).assign(self.rows, ids, self.threads)
     }
 
     /// Means per leaf of `ids` (zero for an empty one).
@@ -260,6 +245,11 @@ impl Build<'_> {
     /// densely, keeping their order.
     fn balance(&self, assignment: &mut [u32], centroids: &[f32], above: usize) {
         self.dissolve(assignment, centroids);
+        self.split(assignment, above);
+    }
+
+    /// Splits leaves above `above` times the target and numbers all that have rows densely, keeping their order.
+    fn split(&self, assignment: &mut [u32], above: usize) {
         let leaves = assignment.iter().max().map_or(0, |leaf| *leaf as usize + 1);
         let (mut grouped, ends) = group(&all(assignment.len()), assignment, leaves);
         let mut next = 0u32;
@@ -310,7 +300,15 @@ impl Build<'_> {
         let mut number = vec![0u32; leaves];
         tree_order.iter().enumerate().for_each(|(new, old)| number[*old as usize] = new as u32);
         assignment.iter_mut().for_each(|leaf| *leaf = number[*leaf as usize]);
-        let (mut order, ends) = group(&all(assignment.len()), &assignment, leaves);
+        let order = self.order_inside(&assignment, leaves);
+        let centroids =
+            tree_order.iter().flat_map(|old| &centroids[*old as usize * d..][..d]).copied().collect();
+        Clustering { leaves, centroids, assignment, order }
+    }
+
+    /// Rows by leaf, those of each ordered by bisection.
+    fn order_inside(&self, assignment: &[u32], leaves: usize) -> Vec<u32> {
+        let (mut order, ends) = group(&all(assignment.len()), assignment, leaves);
         let mut parts = Vec::with_capacity(leaves);
         let mut rest = order.as_mut_slice();
         let mut start = 0;
@@ -325,9 +323,7 @@ impl Build<'_> {
                 bisect(self.rows, leaf, rows, self.seed, 1);
             }
         });
-        let centroids =
-            tree_order.iter().flat_map(|old| &centroids[*old as usize * d..][..d]).copied().collect();
-        Clustering { leaves, centroids, assignment, order }
+        order
     }
 }
 
@@ -346,6 +342,41 @@ fn group(ids: &[u32], assignment: &[u32], leaves: usize) -> (Vec<u32>, Vec<usize
         *slot += 1;
     }
     (grouped, ends)
+}
+
+/// Finds the nearest of some centroids.
+enum Finder {
+    Flat(Panels),
+    Tree(Tree),
+}
+
+impl Finder {
+    fn new(centroids: &[f32], d: usize, seed: u64, threads: usize) -> Self {
+        if centroids.len() / d <= FLAT_LEAVES {
+            return Finder::Flat(Panels::new(centroids.chunks_exact(d), d));
+        }
+        Finder::Tree(Tree::new(centroids, d, seed, threads))
+    }
+
+    /// The nearest centroid of each of `ids`.
+    fn assign(&self, rows: &Rows<'_>, ids: &[u32], threads: usize) -> Vec<u32> {
+        let mut leaf = vec![0u32; ids.len()];
+        match self {
+            Finder::Flat(panels) => parallel::for_chunks(threads, &mut leaf, CHUNK, |chunk, out| {
+                let mut best = vec![Best::<1>::NONE; out.len()];
+                panels.nearest(rows, &ids[chunk * CHUNK..][..out.len()], &mut best);
+                out.iter_mut().zip(&best).for_each(|(leaf, best)| *leaf = best.leaf(0));
+            }),
+            Finder::Tree(tree) => {
+                // Larger chunks, so that the rows that meet at one parent fill its tiles, where there are many.
+                let chunk_rows = if ids.len() > 64 * CHUNK { 16 * CHUNK } else { CHUNK };
+                parallel::for_chunks(threads, &mut leaf, chunk_rows, |chunk, out| {
+                    tree.nearest(rows, &ids[chunk * chunk_rows..][..out.len()], out);
+                });
+            }
+        }
+        leaf
+    }
 }
 
 /// Two levels over many centroids: parents of about 32 leaves each.

@@ -68,15 +68,30 @@ impl RowCode {
 /// The rms norm of the residuals of rows (`rows`: n·d values) to their centroids (`leaf` gives a row's dequantised
 /// centroid): the stored scale σ. Never zero, so that it can divide.
 pub fn residual_scale<'a>(metric: Metric, d: usize, rows: &[f32], leaf: impl Fn(usize) -> &'a [f32]) -> f32 {
-    let (mut total, mut count) = (0f64, 0u64);
+    let mut total = 0.0;
+    residual_square(metric, d, rows, leaf, &mut total);
+    scale_of(total, rows.len() / d.max(1))
+}
+
+/// Adds the squared norms of the residuals of rows to `total`: [`residual_scale`] for rows that come in parts.
+pub fn residual_square<'a>(
+    metric: Metric,
+    d: usize,
+    rows: &[f32],
+    leaf: impl Fn(usize) -> &'a [f32],
+    total: &mut f64,
+) {
     let mut residual = vec![0f32; d];
     for (index, row) in rows.chunks_exact(d.max(1)).enumerate() {
         let inverse = inverse_norm(metric, row);
         residual.iter_mut().zip(row).zip(leaf(index)).for_each(|((r, x), c)| *r = x * inverse - c);
-        total += dot(&residual, &residual);
-        count += 1;
+        *total += dot(&residual, &residual);
     }
-    sane_scale((total / count.max(1) as f64).sqrt() as f32)
+}
+
+/// The scale of `rows` residuals whose squared norms add up to `total`.
+pub fn scale_of(total: f64, rows: usize) -> f32 {
+    sane_scale((total / rows.max(1) as f64).sqrt() as f32)
 }
 
 pub(crate) fn sane_scale(scale: f32) -> f32 {

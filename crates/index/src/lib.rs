@@ -25,9 +25,10 @@ pub use bits::{Bitset, lanes};
 pub use calibrate::{Calibration, HeldOut, RECALLS, calibrate};
 pub use centroids::{Centroids, centroid_bytes, pick_bits};
 pub use check::check16;
-pub use cluster::{Clustering, cluster, cluster_work, leaf_target};
+pub use cluster::{Clustering, Leaves, Moments, arrange, cluster, cluster_work, leaf_target};
 pub use codes::{
-    Encoder, GROUP, LeafEncoder, RowCode, group_bytes, pack_group, padded, residual_scale, unpack_group,
+    Encoder, GROUP, LeafEncoder, RowCode, group_bytes, pack_group, padded, residual_scale, residual_square,
+    scale_of, unpack_group,
 };
 pub use distance::Exact;
 pub use metric::Metric;

@@ -53,7 +53,7 @@ impl Target {
     ///
     /// # Errors
     /// Invalid, naming `records[i].field` or the limit.
-    pub fn upsert(&self, records: &[Record]) -> Result<Cut> {
+    pub fn records(&self, op: Op, records: &[Record]) -> Result<Cut> {
         let mut block = Vec::new();
         for (row, record) in records.iter().enumerate() {
             check_results(row, record)?;
@@ -64,7 +64,20 @@ impl Target {
             }
         }
         let rows = records.len() as u64;
-        self.one_block(Op::Upsert, rows, block)
+        self.one_block(op, rows, block)
+    }
+
+    /// One batch of records of our schema, one after the other, kept byte for byte.
+    ///
+    /// # Errors
+    /// Invalid, naming `records[i].field` or the limit.
+    pub fn raw(&self, op: Op, data: Bytes) -> Result<Cut> {
+        let mut validator =
+            Validator::new(&Rules { collection: &self.collection, op, settings: &self.settings });
+        validator.block(&data, None)?;
+        let summary = validator.finish();
+        let blocks = vec![Block { rows: summary.rows.into(), data }];
+        cut(op, blocks, summary)
     }
 
     /// One batch of tombstones.
@@ -97,10 +110,7 @@ impl Target {
             validator.block(&block.data, Some(block.rows))?;
         }
         let summary = validator.finish();
-        if summary.rows == 0 {
-            return Err(Error::invalid("records", "the batch has no records"));
-        }
-        Ok(Cut { op, blocks, summary, first_row: 0 })
+        cut(op, blocks, summary)
     }
 
     fn one_block(&self, op: Op, rows: u64, block: Vec<u8>) -> Result<Cut> {
@@ -110,6 +120,13 @@ impl Target {
         }
         self.blocks(op, vec![Block { rows, data: block.into() }])
     }
+}
+
+fn cut(op: Op, blocks: Vec<Block>, summary: Summary) -> Result<Cut> {
+    if summary.rows == 0 {
+        return Err(Error::invalid("records", "the batch has no records"));
+    }
+    Ok(Cut { op, blocks, summary, first_row: 0 })
 }
 
 /// The fields that only results have do not survive encoding, so they are refused before it.

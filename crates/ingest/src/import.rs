@@ -4,15 +4,15 @@
 //! [`run`] does it, in bounded memory, and can be run again after a kill.
 
 mod avro;
-mod columns;
-mod convert;
+pub(crate) mod columns;
+pub(crate) mod convert;
 mod detect;
 mod file;
-mod infer;
+pub(crate) mod infer;
 mod lines;
 mod plan;
 mod run;
-mod sample;
+pub(crate) mod sample;
 
 pub use detect::{Format, collection_name};
 pub use file::{Inspected, inspect};

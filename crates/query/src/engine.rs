@@ -14,17 +14,23 @@ use roaring::RoaringBitmap;
 use crate::segment::Segment;
 use crate::tail::Tail;
 
+mod filters;
 mod get;
 mod hits;
 pub(crate) mod load;
 pub(crate) mod nearest;
+mod page;
 pub(crate) mod scan;
 mod search;
 pub(crate) mod see;
 mod warm;
 
-pub use get::Stats;
+pub(crate) use filters::Recent;
+pub use get::{Got, Stats};
+pub(crate) use hits::value_at;
+pub use page::{Cursor, Page, PageRequest};
 pub use scan::{ScanRequest, Scanned, table_schema};
+pub use see::{Access, Seen};
 pub use warm::{Warm, WarmFilter, WarmHit};
 
 /// Segments kept open per collection; those of the newest manifest seen always are.
@@ -57,6 +63,9 @@ pub(crate) struct Inner {
     store: Arc<Store>,
     options: Options,
     states: Mutex<HashMap<CollectionId, Arc<State>>>,
+    filters: filters::Resolutions,
+    /// States between the pages of scans.
+    pinned: page::Pins,
 }
 
 /// A collection, by name. Nothing is asked of the store before the first read.
@@ -69,7 +78,15 @@ pub struct Reader {
 impl Engine {
     /// An engine over the collections of `store`, with the cache and the seams of its client.
     pub fn new(store: Arc<Store>, options: Options) -> Engine {
-        Engine { inner: Arc::new(Inner { store, options, states: Mutex::default() }) }
+        Engine {
+            inner: Arc::new(Inner {
+                store,
+                options,
+                states: Mutex::default(),
+                filters: filters::Resolutions::default(),
+                pinned: page::Pins::default(),
+            }),
+        }
     }
 
     /// The store.
@@ -220,4 +237,4 @@ impl State {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -6,16 +6,21 @@
 
 mod engine;
 pub mod filter;
+pub mod grpc;
+pub mod http;
 mod ranges;
 mod search;
 mod segment;
+pub mod service;
 pub mod sql;
 mod table;
 mod tail;
 
 pub use engine::{
-    Engine, Options, Reader, ScanRequest, Scanned, Stats, Warm, WarmFilter, WarmHit, table_schema,
+    Access, Cursor, Engine, Got, Options, Page, PageRequest, Reader, ScanRequest, Scanned, Seen, Stats, Warm,
+    WarmFilter, WarmHit, table_schema,
 };
 pub use filter::Filter;
 pub use search::{Consistency, Explain, Hit, Search, SearchReply, SegmentExplain};
 pub use segment::FilterPlan;
+pub use service::Service;

@@ -10,8 +10,8 @@ mod request;
 use esker_format::segment::index::Calibration;
 use esker_index::{CodeQuery, Exact, LeafTerm, Metric};
 
-pub(crate) use request::check_vector;
 pub use request::{Consistency, Explain, Hit, Search, SearchReply, SegmentExplain};
+pub(crate) use request::{check_columns, check_vector};
 
 use crate::segment::{Rows, Segment};
 

@@ -32,7 +32,8 @@ use datafusion::sql::sqlparser::ast;
 use datafusion::sql::sqlparser::dialect::GenericDialect;
 use esker_format::schema::{Schema, Settings};
 use esker_format::{Error, Kind, Result};
-use futures::TryStreamExt;
+use futures::stream::BoxStream;
+use futures::{StreamExt, TryStreamExt};
 
 use self::exec::CollectionExec;
 pub use self::param::Param;
@@ -116,6 +117,16 @@ pub struct QueryOutput {
     pub stats: Stats,
 }
 
+/// A query under way.
+pub struct Rows {
+    /// Columns, also when there are no rows.
+    pub schema: SchemaRef,
+    /// Rows, as they are found.
+    pub batches: BoxStream<'static, Result<RecordBatch>>,
+    /// What the plan has; no row is counted yet.
+    pub stats: Stats,
+}
+
 /// Runs one SQL query. `params` are `$1`, `$2`, …
 ///
 /// Anything wrong with the text is `Invalid`: syntax, limits, unknown tables and columns, wrong types and
@@ -126,17 +137,10 @@ pub async fn query(
     params: &[Param],
     options: Options,
 ) -> Result<QueryOutput> {
-    guard::check("query", text)?;
-    let statement = guard::on_big_stack(|| parse(text))?;
-    let tables = tables(catalog.as_ref(), &statement).await?;
-    let state = session::with_tables(tables, options.memory)?;
-    let plan = guard::on_big_stack(|| plan(&state, statement, params))?;
-    let stats = count(plan.as_ref());
-    let schema = plan.schema();
-    let mut rows = execute_stream(plan, state.task_ctx()).map_err(invalid)?;
+    let Rows { schema, batches: mut rows, stats } = stream(catalog, text, params, options).await?;
     let mut output = QueryOutput { schema, batches: Vec::new(), stats };
     let mut bytes = 0;
-    while let Some(batch) = rows.try_next().await.map_err(invalid)? {
+    while let Some(batch) = rows.try_next().await? {
         bytes += batch.get_array_memory_size();
         if bytes > options.memory {
             let message = format!("the result has more than {} bytes", options.memory);
@@ -146,6 +150,23 @@ pub async fn query(
         output.batches.push(batch);
     }
     Ok(output)
+}
+
+/// As [`query`], without collecting the rows: a result may be larger than the memory of the query.
+pub async fn stream(
+    catalog: Arc<dyn Catalog>,
+    text: &str,
+    params: &[Param],
+    options: Options,
+) -> Result<Rows> {
+    guard::check("query", text)?;
+    let statement = guard::on_big_stack(|| parse(text))?;
+    let tables = tables(catalog.as_ref(), &statement).await?;
+    let state = session::with_tables(tables, options.memory)?;
+    let plan = guard::on_big_stack(|| plan(&state, statement, params))?;
+    let (stats, schema) = (count(plan.as_ref()), plan.schema());
+    let batches = execute_stream(plan, state.task_ctx()).map_err(invalid)?.map_err(invalid).boxed();
+    Ok(Rows { schema, batches, stats })
 }
 
 fn invalid(e: datafusion::error::DataFusionError) -> Error {

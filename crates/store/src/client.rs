@@ -223,6 +223,22 @@ impl Client {
         }
     }
 
+    /// Temporary files below a folder that puts into a directory are writing or have left behind; none elsewhere, where
+    /// a lifecycle rule removes the parts of incomplete uploads. No request to a store.
+    pub async fn temporary(&self, folder: &str) -> Result<Vec<Listed>> {
+        let Some(directory) = &self.backend.directory else { return Ok(Vec::new()) };
+        let found = directory.temporary(folder).await;
+        let found = found.map_err(|e| failed("LIST", folder, Failure::Store(e)))?;
+        let listed = |(key, size, modified_ms)| Listed { key, size, etag: ETag(String::new()), modified_ms };
+        Ok(found.into_iter().map(listed).collect())
+    }
+
+    /// Removes a temporary file that [`Client::temporary`] found.
+    pub async fn remove_temporary(&self, name: &str) -> Result<()> {
+        let Some(directory) = &self.backend.directory else { return Ok(()) };
+        directory.remove_temporary(name).await.map_err(|e| failed("DELETE", name, Failure::Store(e)))
+    }
+
     async fn put_once(&self, meter: &Meter, key: &str, bytes: Bytes, mode: PutMode) -> Result<(), Failure> {
         let path = self.path(key)?;
         let method = if matches!(mode, PutMode::Create) { Method::Create } else { Method::Put };

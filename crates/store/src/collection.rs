@@ -11,7 +11,7 @@ use esker_format::head::Head;
 use esker_format::keys::{Keys, parse_descending};
 use esker_format::manifest::Manifest;
 use esker_format::wal::Batch;
-use esker_format::{CollectionId, Error, Kind, Name, Result, Seq, append};
+use esker_format::{CollectionId, Error, Kind, Name, Result, Seq, append, limits};
 
 use crate::client::{Client, ETag, Listed};
 use crate::meter::Meter;
@@ -63,6 +63,17 @@ pub(crate) struct Slot {
     pub entry: Option<Arc<TailEntry>>,
 }
 
+/// An entry above the watermark, as far as this process has seen it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct TailSeen {
+    /// Its number.
+    pub seq: Seq,
+    /// Its bytes, with those of its body once its header was read.
+    pub bytes: u64,
+    /// When its oldest batch arrived, milliseconds since the epoch; none until its header was read.
+    pub arrived_ms: Option<i64>,
+}
+
 /// An instant by both clocks. A machine that is frozen stops its monotonic clock, one whose time is set wrong moves
 /// its wall clock: the longer of the two differences is taken.
 #[derive(Debug, Clone, Copy)]
@@ -101,6 +112,16 @@ impl Collection {
     /// The newest manifest this process has seen, without a request. `None` before the first read or write.
     pub fn last_seen(&self) -> Option<Arc<Manifest>> {
         self.known().map(|k| k.manifest)
+    }
+
+    /// The entries above the watermark that this process has seen, oldest first, without a request.
+    pub fn tail_seen(&self) -> Vec<TailSeen> {
+        let lock = self.lock();
+        let slots = lock.iter().flat_map(|known| &known.slots);
+        let arrived = |slot: &Slot| slot.batches.as_ref()?.iter().map(|b| b.arrived_ms).min();
+        slots
+            .map(|(seq, slot)| TailSeen { seq: *seq, bytes: slot.bytes, arrived_ms: arrived(slot) })
+            .collect()
     }
 
     /// Forgets what was learnt, so that the next read or write starts cold.
@@ -249,6 +270,12 @@ impl Known {
     /// Bytes of the tail, as far as they are known.
     pub fn tail_bytes(&self) -> u64 {
         self.slots.values().map(|s| s.bytes).sum()
+    }
+
+    /// The same, a slot whose header was not read counted with the largest body that it can have.
+    pub fn tail_bytes_at_most(&self) -> u64 {
+        let unread = self.slots.values().filter(|s| s.batches.is_none()).count();
+        self.tail_bytes() + unread as u64 * limits::BATCH_BYTES as u64
     }
 
     /// Lets go of entries, oldest kept longest, while more than `bytes` of them are held.

@@ -57,6 +57,33 @@ impl Directory {
         Ok(Directory { reads, disk: Arc::new(disk) })
     }
 
+    /// Temporary files of puts below a folder, whether still being written or left behind by a crash: name relative to
+    /// the root, bytes, and when last written in milliseconds since the epoch.
+    pub(crate) async fn temporary(&self, folder: &str) -> Result<Vec<(String, u64, i64)>> {
+        let (root, folder) = (self.disk.root.clone(), self.disk.root.join(folder));
+        blocking(move || {
+            let mut found = Vec::new();
+            temporary(&root, &folder, &mut found).map_err(|e| error(&folder, e))?;
+            found.sort();
+            Ok(found)
+        })
+        .await
+    }
+
+    /// Removes a temporary file; one that is gone by now is no error.
+    #[allow(clippy::disallowed_methods, reason = "a temporary name is no object")]
+    pub(crate) async fn remove_temporary(&self, name: &str) -> Result<()> {
+        let path = self.disk.root.join(name);
+        blocking(move || match is_temporary(&path) {
+            false => Err(generic(format!("{} is no temporary file", path.display()))),
+            true => match std::fs::remove_file(&path) {
+                Err(e) if e.kind() != ErrorKind::NotFound => Err(error(&path, e)),
+                _ => Ok(()),
+            },
+        })
+        .await
+    }
+
     fn not_implemented(&self, operation: &str) -> Error {
         Error::NotImplemented { operation: operation.to_owned(), implementer: self.to_string() }
     }
@@ -289,6 +316,38 @@ impl MultipartUpload for DirectoryUpload {
     async fn abort(&mut self) -> Result<()> {
         self.temp.take().map(drop).ok_or_else(ended)
     }
+}
+
+/// Whether a name is one that [`Disk::temp`] gives.
+fn is_temporary(path: &FsPath) -> bool {
+    let name = path.file_name().and_then(|n| n.to_str());
+    let digits = name.and_then(|n| n.rsplit_once('#')).map(|(_, digits)| digits);
+    digits.is_some_and(|d| !d.is_empty() && d.bytes().all(|b| b.is_ascii_digit()))
+}
+
+fn temporary(root: &FsPath, folder: &FsPath, found: &mut Vec<(String, u64, i64)>) -> io::Result<()> {
+    let entries = match std::fs::read_dir(folder) {
+        Err(e) if e.kind() == ErrorKind::NotFound => return Ok(()),
+        entries => entries?,
+    };
+    for entry in entries {
+        let entry = entry?;
+        let path = entry.path();
+        let meta = match entry.metadata() {
+            // Published or given up since it was listed.
+            Err(e) if e.kind() == ErrorKind::NotFound => continue,
+            meta => meta?,
+        };
+        if meta.is_dir() {
+            temporary(root, &path, found)?;
+        } else if is_temporary(&path)
+            && let Some(name) = path.strip_prefix(root).ok().and_then(FsPath::to_str)
+        {
+            let modified = meta.mtime().saturating_mul(1000).saturating_add(meta.mtime_nsec() / 1_000_000);
+            found.push((name.to_owned(), meta.len(), modified));
+        }
+    }
+    Ok(())
 }
 
 fn sync_directory(path: &FsPath) -> Result<()> {

@@ -116,7 +116,8 @@ impl Collection {
                 stored.insert(id, found);
             }
         }
-        let alive = |f: &Found| f.expires_at.is_none_or(|at| at > now_ms);
+        // Invisible after its instant, visible at it, as everywhere.
+        let alive = |f: &Found| f.expires_at.is_none_or(|at| at >= now_ms);
         let one =
             |id: &&str| snapshot.in_tail(&tail, id).unwrap_or_else(|| stored.get(id).cloned()).filter(alive);
         Ok(ids.iter().map(one).collect())
@@ -286,6 +287,8 @@ fn row_numbers(decoded: &Decoded) -> &[i32] {
     let columns = decoded.rows.columns();
     columns[columns.len() - 1].as_primitive::<Int32Type>().values()
 }
+
+mod record;
 
 #[cfg(test)]
 mod tests;

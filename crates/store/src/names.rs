@@ -81,8 +81,7 @@ impl Store {
         }
         let collection = Collection::new(self.client.clone(), id);
         collection.put_first(meter, &record).await?;
-        self.remember(&collection);
-        Ok(collection)
+        Ok(self.remember(collection))
     }
 
     /// Drops a collection: the name record, then a last manifest that every later append will see, then the answer.
@@ -146,8 +145,7 @@ impl Store {
         if begun.manifest.dropped {
             return Err(gone(collection.id()));
         }
-        self.remember(&collection);
-        Ok((collection, begun))
+        Ok((self.remember_begun(collection, &begun), begun))
     }
 
     /// The slow way: the name's newest record says which collection it is.
@@ -254,8 +252,24 @@ impl Store {
         Ok(())
     }
 
-    fn remember(&self, collection: &Arc<Collection>) {
-        self.open().insert(collection.name().clone(), collection.clone());
+    /// The process's one handle of the collection: calls that opened it at the same time would otherwise take slots from
+    /// each other.
+    fn remember(&self, collection: Arc<Collection>) -> Arc<Collection> {
+        let mut open = self.open();
+        if let Some(kept) = open.get(collection.name()).filter(|kept| kept.id() == collection.id()) {
+            return kept.clone();
+        }
+        open.insert(collection.name().clone(), collection.clone());
+        collection
+    }
+
+    /// The same, with what was learnt by opening it.
+    fn remember_begun(&self, collection: Arc<Collection>, begun: &Begun) -> Arc<Collection> {
+        let kept = self.remember(collection.clone());
+        if !Arc::ptr_eq(&kept, &collection) {
+            kept.learn_begun(begun);
+        }
+        kept
     }
 
     fn open(&self) -> std::sync::MutexGuard<'_, HashMap<Name, Arc<Collection>>> {

@@ -125,17 +125,19 @@ pub struct Backend {
     pub pages: Option<Arc<dyn PaginatedListStore>>,
     /// What every key starts with.
     pub prefix: Path,
+    /// A directory, whose puts leave temporary files behind when their process dies.
+    pub(crate) directory: Option<Directory>,
 }
 
 impl Backend {
     /// A store with nothing special about its listings, keys used as they are.
     pub fn new(objects: Arc<dyn ObjectStore>) -> Self {
-        Backend { objects, pages: None, prefix: Path::default() }
+        Backend { objects, pages: None, prefix: Path::default(), directory: None }
     }
 
     /// A store that lists page by page.
     pub fn paged<S: ObjectStore + PaginatedListStore>(store: Arc<S>, prefix: Path) -> Self {
-        Backend { objects: store.clone(), pages: Some(store), prefix }
+        Backend { objects: store.clone(), pages: Some(store), prefix, directory: None }
     }
 }
 
@@ -153,7 +155,7 @@ pub fn open(location: &Location, env: &StoreEnv, create: bool) -> Result<Backend
         Location::Memory => Ok(Backend::new(Arc::new(InMemory::new()))),
         Location::Directory(path) => {
             let directory = Directory::open(path, create).map_err(|e| cannot_open(location, e))?;
-            Ok(Backend::new(Arc::new(directory)))
+            Ok(Backend { directory: Some(directory.clone()), ..Backend::new(Arc::new(directory)) })
         }
         Location::S3 { bucket, prefix } => {
             let s3 = s3(bucket, env).map_err(|e| cannot_open(location, e))?;

@@ -60,6 +60,15 @@ impl Collection {
         Ok(Some(entry))
     }
 
+    /// The newest manifest, of a dropped collection too.
+    pub async fn newest(&self, meter: &Meter) -> Result<Arc<Manifest>> {
+        let start = match self.known() {
+            Some(known) => known.manifest,
+            None => self.read_head(meter).await?.0,
+        };
+        self.follow(meter, start).await
+    }
+
     /// The newest version, starting from one that is committed: probes the next names up to the first that is
     /// missing.
     pub(crate) async fn follow(&self, meter: &Meter, from: Arc<Manifest>) -> Result<Arc<Manifest>> {

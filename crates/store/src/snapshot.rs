@@ -86,6 +86,15 @@ impl Collection {
         Ok(Begun { manifest, head, how: How::Cold(listed) })
     }
 
+    /// Takes over what another handle of the same collection began with.
+    pub(crate) fn learn_begun(&self, begun: &Begun) {
+        let listed = match &begun.how {
+            How::Cold(listed) => listed.clone(),
+            How::Warm(_) => Vec::new(),
+        };
+        self.learn(begun.manifest.clone(), begun.head.clone(), listed);
+    }
+
     /// Finishes a strong read: one wave when nothing interferes. The snapshot's manifest is newer than `begun`'s if
     /// that one proved too old; what was read beside this call for another manifest is then of no use.
     ///
@@ -108,6 +117,11 @@ impl Collection {
                     match self.snapshot_of(meter, manifest, &newest, head, tail, restarts).await {
                         // A body that was collected with its entry: the newest manifest has its rows.
                         Err(e) if e.kind() == Kind::NotFound => {
+                            begun = self.begin_newest(meter, newest).await?
+                        }
+                        // An entry of wave 2 was written under a schema that the probe beside it came too early for.
+                        Err(e) if e.kind() == Kind::Conflict => {
+                            let newest = self.follow(meter, newest).await?;
                             begun = self.begin_newest(meter, newest).await?
                         }
                         Err(e) => return Err(e),
@@ -161,10 +175,14 @@ impl Collection {
             {
                 live(known.manifest.clone())?;
                 let manifest = known.manifest.clone();
-                let mut snapshot =
-                    self.snapshot_of(meter, manifest.clone(), &manifest, known.head, tail, 0).await?;
-                snapshot.staleness_ms = u64::try_from(age.as_millis()).unwrap_or(u64::MAX);
-                return Ok(snapshot);
+                match self.snapshot_of(meter, manifest.clone(), &manifest, known.head, tail, 0).await {
+                    // An entry is of a schema that this process has not seen yet.
+                    Err(e) if e.kind() == Kind::Conflict => return self.snapshot(meter).await,
+                    snapshot => {
+                        let staleness_ms = u64::try_from(age.as_millis()).unwrap_or(u64::MAX);
+                        return Ok(Snapshot { staleness_ms, ..snapshot? });
+                    }
+                }
             }
         }
         self.snapshot(meter).await
@@ -173,17 +191,14 @@ impl Collection {
     /// The state at the watermark of a version, without tail: the same at every call.
     ///
     /// # Errors
-    /// `NotFound` if there is no such version, `Gone` if it is no longer retained.
+    /// `NotFound` if there is no such version, `Gone` if it is no longer retained, naming the oldest that is.
     pub async fn as_of(&self, meter: &Meter, version: Version) -> Result<Snapshot> {
         match self.read_version(meter, version).await? {
             Some(RegisterEntry::Manifest(manifest)) => {
                 let manifest: Arc<Manifest> = Arc::from(manifest);
                 self.snapshot_of(meter, manifest.clone(), &manifest, None, Vec::new(), 0).await
             }
-            Some(RegisterEntry::Stub(_)) => Err(Error::new(
-                Kind::Gone,
-                format!("version {version} of {} is no longer retained", self.id()),
-            )),
+            Some(RegisterEntry::Stub(_)) => Err(self.gone_version(meter, version).await?),
             None => Err(Error::new(Kind::NotFound, format!("{} has no version {version}", self.id()))),
         }
     }
@@ -350,7 +365,7 @@ impl Known {
 
 /// The head's parts in the order of the manifest's segments. Headers and codes never change; a deletion bitmap counts
 /// only where the manifest refers to the same one.
-fn parts_of(manifest: &Manifest, head: Option<&Head>) -> Vec<Option<Part>> {
+pub(crate) fn parts_of(manifest: &Manifest, head: Option<&Head>) -> Vec<Option<Part>> {
     let part = |segment: &esker_format::manifest::Segment| {
         let head = head?;
         let part = head.parts.iter().find(|p| p.made == segment.made)?;

@@ -31,6 +31,19 @@ impl TailEntry {
         self.entry.seq
     }
 
+    /// Hashes ([`esker_format::CollectionId::hash_id`]) of the ids that it writes or deletes, in order.
+    ///
+    /// # Errors
+    /// `Corrupt`, naming the object.
+    pub fn id_hashes(&self) -> Result<Vec<u64>> {
+        let entry = &self.entry;
+        if let Some(hashes) = &entry.ids {
+            return Ok(hashes.clone());
+        }
+        let ids = entry.blocks.iter().flat_map(|block| esker_format::avro::ids(&block.data));
+        ids.map(|id| Ok(entry.collection.hash_id(id.map_err(|e| Error::corrupt(&entry.key, e))?))).collect()
+    }
+
     /// Bytes that keeping it costs: inline blocks, and decoded rows about as much again.
     pub(crate) fn held_bytes(&self) -> u64 {
         let decoded = self.decoded.lock().unwrap_or_else(PoisonError::into_inner).is_some();
@@ -108,7 +121,9 @@ impl Collection {
         });
         let bodies: Vec<Option<Bytes>> = together(bodies).await?;
         let decode = |(e, body): (&Arc<TailEntry>, Option<Bytes>)| match e.decoded(settings, schema, body) {
-            Err(e) if e.kind() == Kind::Internal => Err(e.context(format_args!("log of {}", self.id()))),
+            Err(e) if matches!(e.kind(), Kind::Internal | Kind::Conflict) => {
+                Err(e.context(format_args!("log of {}", self.id())))
+            }
             done => done,
         };
         tail.iter().zip(bodies).map(decode).collect()

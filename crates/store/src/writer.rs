@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use esker_format::append::{self, Outcome, Probe, Slot as Found};
-use esker_format::keys::{self, Made};
+use esker_format::keys;
 use esker_format::manifest::Manifest;
 use esker_format::wal::{self, BodyRef, EntryParts, PendingBatch};
 use esker_format::{Error, Kind, Result, Seq, Token, limits};
@@ -20,7 +20,11 @@ use crate::collection::{Collection, Known, Slot, gone};
 use crate::meter::Meter;
 use crate::tail::TailEntry;
 
+mod conditional;
 mod dedup;
+
+use conditional::Guard;
+pub use conditional::{Claimed, Turn};
 
 /// An append gives up resolving its outcome after this.
 const DEADLINE: Duration = Duration::from_secs(25);
@@ -33,6 +37,10 @@ const GROUP_BYTES: usize = limits::BATCH_BYTES;
 const FIRST_WAIT: Duration = Duration::from_millis(10);
 /// Greatest upper bound of such a wait.
 const MOST_WAIT: Duration = Duration::from_secs(1);
+/// When to try again where compactions have to make room, about as long as one takes.
+const ROOM_AFTER: Duration = Duration::from_secs(5);
+/// When to try again where other writers were faster.
+const CONTENDED_AFTER: Duration = Duration::from_secs(1);
 
 /// A durable, visible batch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -73,13 +81,23 @@ struct Group {
     /// Slots lost to rivals.
     losses: u32,
     wait: Duration,
+    /// Of a conditional write: what the entries before its own must not touch.
+    guard: Option<Guard>,
+}
+
+/// How the leading of a group ended, beyond the answers given.
+#[derive(Debug, Clone, Copy, Default)]
+struct Ended {
+    /// Slots lost to rivals.
+    losses: u32,
+    /// An entry before its own touched a conditional write, which was not written and has no answer.
+    touched: bool,
 }
 
 #[derive(Debug, Clone)]
 struct Target {
     seq: Seq,
     bytes: Bytes,
-    body: Option<BodyRef>,
 }
 
 impl Collection {
@@ -104,7 +122,7 @@ impl Collection {
             if let Ok(answered) = answer.try_recv() {
                 return answered;
             }
-            if group.is_none() {
+            if group.as_ref().is_none_or(Group::is_abandoned) {
                 *group = self.queue.take(self.client().seams().clock.elapsed());
             }
             if group.is_some() {
@@ -114,19 +132,33 @@ impl Collection {
     }
 
     /// Commits the group in `under_way` and answers everyone who waits for it.
-    async fn lead(&self, meter: &Meter, under_way: &mut Option<Group>) {
-        let Some(group) = under_way.as_mut() else { return };
-        let failed = self.commit_group(meter, group).await.err();
-        let Some(group) = under_way.take() else { return };
+    async fn lead(&self, meter: &Meter, under_way: &mut Option<Group>) -> Ended {
+        let Some(group) = under_way.as_mut() else { return Ended::default() };
+        let clock = &self.client().seams().clock;
+        let left = DEADLINE.saturating_sub(clock.elapsed() - group.start);
+        let failed = tokio::select! {
+            biased;
+            done = self.commit_group(meter, group) => done.err(),
+            // The store may not answer at all. What was sent may still land, which the next leader finds out.
+            () = clock.sleep(left) => Some(late()),
+        };
+        let Some(group) = under_way.take() else { return Ended::default() };
+        let touched = failed.is_none() && group.guard.as_ref().is_some_and(Guard::is_touched);
+        let ended = Ended { losses: group.losses, touched };
         for queued in group.batches {
+            if touched {
+                break;
+            }
             let cause = match &failed {
-                Some(e) => copy(e),
+                Some(e) if e.kind() == Kind::Unavailable && !group.sent && group.losses > 0 => contended(),
+                Some(e) => e.copied(),
                 None => Error::internal("a group ended with a batch left over"),
             };
             let error = if group.sent { unknown(cause, queued.batch.token) } else { cause };
             // Nobody may wait any more.
             let _ = queued.reply.send(Err(error));
         }
+        ended
     }
 
     /// Runs the four steps until every batch of the group is answered; those that are not are in the group on an error.
@@ -144,8 +176,7 @@ impl Collection {
             let newest = self.probe_after(meter, target.seq).await?;
 
             // Step 4: nothing but the reply may follow an acknowledgement.
-            let base = target.body.map(|b| b.made.base);
-            match append::settle(target.seq, base, found, &Probe::of_manifest(&newest)) {
+            match append::settle(target.seq, found, &Probe::of_manifest(&newest)) {
                 Outcome::Acknowledge => {
                     let entry = match entry {
                         Some(entry) => entry,
@@ -159,9 +190,15 @@ impl Collection {
                     // The slot is a rival's for good: ours can never land there.
                     if let Some(rival) = entry {
                         group.acknowledge(&rival, true);
+                        if let Some(guard) = &mut group.guard {
+                            guard.pass(&rival)?;
+                        }
                         self.learn(newest, None, [(target.seq, Slot::of(rival))]);
                     }
                     group.lose_slot();
+                    if group.guard.as_ref().is_some_and(Guard::is_touched) || group.gives_up() {
+                        return group.evaluate_again();
+                    }
                     if group.losses > 1 {
                         self.back_off(group).await;
                         self.refresh(meter).await?;
@@ -179,7 +216,6 @@ impl Collection {
                 }
                 Outcome::Gone => return Err(gone(self.id())),
             }
-            group.check_deadline(self.client().seams().clock.elapsed())?;
         }
     }
 
@@ -214,29 +250,38 @@ impl Collection {
             return Ok(None);
         }
         let seq = append::next_slot(known.last(), known.manifest.watermark);
+        if !self.passes(meter, group, &known, seq).await? {
+            return Ok(None);
+        }
         let batches: Vec<PendingBatch> = group.batches.iter().map(|q| q.batch.clone()).collect();
         let body = match group.bytes() > limits::INLINE_BYTES {
-            true => Some(self.put_body(meter, &known.manifest, &batches).await?),
+            true => Some(self.put_body(meter, seq, &batches).await?),
             false => None,
         };
         let parts = EntryParts { collection: self.id(), seq, batches: &batches, body };
-        let target = Target { seq, bytes: wal::encode(&parts)?.into(), body };
+        let target = Target { seq, bytes: wal::encode(&parts)?.into() };
         group.target = Some(target.clone());
         Ok(Some(target))
     }
 
-    async fn put_body(&self, meter: &Meter, base: &Manifest, batches: &[PendingBatch]) -> Result<BodyRef> {
+    /// Uploads the rows of a large entry, for this slot alone: whoever loses it uploads again for the next.
+    async fn put_body(&self, meter: &Meter, seq: Seq, batches: &[PendingBatch]) -> Result<BodyRef> {
         let body = Bytes::from(wal::encode_body(self.id(), batches));
-        let made = Made { base: base.version, token: self.client().seams().token() };
-        self.client().put_immutable(meter, &self.keys().body(made), body.clone()).await?;
-        Ok(BodyRef::new(made, &body))
+        let token = self.client().seams().token();
+        self.client().put_immutable(meter, &self.keys().body(seq, token), body.clone()).await?;
+        Ok(BodyRef::new(token, &body))
     }
 
     /// Refuses to grow a tail that is at its limit, after making sure that it still is.
     async fn within_limits(&self, meter: &Meter, known: Known) -> Result<Known> {
+        if known.tail_bytes_at_most() >= limits::TAIL_BYTES {
+            // A listing tells nothing of bodies: the headers do.
+            self.read_headers(meter, &known).await?;
+        }
         let full = |k: &Known| {
             k.last() - k.manifest.watermark >= limits::TAIL_ENTRIES || k.tail_bytes() >= limits::TAIL_BYTES
         };
+        let Some(known) = self.known() else { return Err(forgotten()) };
         if !full(&known) {
             return Ok(known);
         }
@@ -244,7 +289,8 @@ impl Collection {
         match self.known().filter(|k| !full(k)) {
             Some(known) => Ok(known),
             None => Err(Error::new(Kind::Busy, "the tail of the log is at its limit until a compaction")
-                .with_hint(format!("run `esker compact {}`", self.name()))),
+                .with_hint(format!("run `esker compact {}`", self.name()))
+                .with_retry_after(ROOM_AFTER)),
         }
     }
 
@@ -322,14 +368,7 @@ impl Queue {
             }
             batches.extend(waiting.pop_front().filter(|q| !q.reply.is_closed()));
         }
-        (!batches.is_empty()).then_some(Group {
-            batches,
-            start,
-            target: None,
-            sent: false,
-            losses: 0,
-            wait: FIRST_WAIT,
-        })
+        (!batches.is_empty()).then(|| Group::new(batches, start))
     }
 }
 
@@ -353,13 +392,14 @@ fn lost(token: Token) -> Error {
     unknown(Error::internal("its group was lost"), token)
 }
 
-/// One error for several callers.
-fn copy(e: &Error) -> Error {
-    let copy = Error::new(e.kind(), e.to_string());
-    match e.hint() {
-        Some(hint) => copy.with_hint(hint),
-        None => copy,
-    }
+fn late() -> Error {
+    let message = format!("the store did not answer within {} s", DEADLINE.as_secs());
+    Error::new(Kind::Unavailable, message)
+}
+
+fn contended() -> Error {
+    Error::new(Kind::Busy, "other writers took every slot of the log that was tried")
+        .with_retry_after(CONTENDED_AFTER)
 }
 
 #[cfg(test)]

@@ -2,7 +2,7 @@
 //! until it is interrupted.
 
 use clap::Parser;
-use esker_tests::s3::{ACCESS_KEY, REGION, S3Options, S3Server, SECRET_KEY};
+use esker_tests::s3::{ACCESS_KEY, REGION, S3Options, S3Server, SECRET_KEY, Weakness};
 use std::io::Write as _;
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -23,15 +23,25 @@ struct Args {
     /// Append each request to this file as a line of JSON.
     #[arg(long)]
     log: Option<PathBuf>,
+    /// What it gets wrong, e.g. `NonAtomicCreate`; `/-/weaken/NAME` and `/-/mend` change it.
+    #[arg(long, value_parser = weakness)]
+    weakness: Option<Weakness>,
     /// Print `export` lines for a shell instead of the bare endpoint.
     #[arg(long)]
     env: bool,
+}
+
+fn weakness(name: &str) -> Result<Weakness, String> {
+    Weakness::named(name).ok_or_else(|| format!("one of {:?}", Weakness::ALL))
 }
 
 fn main() -> std::io::Result<()> {
     let args = Args::parse();
     let latency = Duration::from_millis(args.latency_ms);
     let server = S3Server::start(S3Options { addr: args.addr, bucket: args.bucket, latency, log: args.log })?;
+    if let Some(weakness) = args.weakness {
+        server.weaken(weakness);
+    }
     let mut out = std::io::stdout();
     if args.env {
         for (name, value) in server.env() {

@@ -154,6 +154,12 @@ impl State {
             },
             (Collector::Delete { slot, floor, then }, Step::Delete) => {
                 self.wal[usize::from(slot)] = 0;
+                // Bodies go with their slots.
+                self.bodies[usize::from(slot)] = 0;
+                if protocol.is(Weakening::UnnamedBodies) {
+                    let named = self.wal.map(|batch| 1 << batch);
+                    self.bodies.iter_mut().zip(named).for_each(|(bodies, named)| *bodies &= named);
+                }
                 match then {
                     _ if slot < floor => Collector::Delete { slot: slot + 1, floor, then },
                     Some(commit) => Collector::Commit(commit),

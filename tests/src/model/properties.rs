@@ -13,6 +13,7 @@ pub(super) fn all() -> Vec<Property<Protocol>> {
             !s.reader.wrong.missing
         }),
         Property::always("INV-2 a batch appears whole and once, or not at all", |_, s| at_most_once(s)),
+        Property::always("INV-3 an entry above the floor has its body", has_bodies),
         Property::always("INV-4 version and watermark never go back", |_, s| forwards(s)),
         Property::always("INV-5 each seq is in one of segments and tail", |_, s: &State| {
             exactly_one(s) && !s.reader.wrong.twice
@@ -51,6 +52,13 @@ fn acknowledged_stay(s: &State) -> bool {
         }
         _ => true,
     })
+}
+
+/// Of the first writer's batches, if they have bodies.
+fn has_bodies(protocol: &Protocol, s: &State) -> bool {
+    let floor = s.newest().floors.wal as usize;
+    let whole = |slot: usize| !matches!(s.wal[slot], 1 | 2) || s.bodies[slot] & 1 << s.wal[slot] != 0;
+    !protocol.bodies || (floor + 1..s.wal.len()).all(whole)
 }
 
 fn at_most_once(s: &State) -> bool {

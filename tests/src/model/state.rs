@@ -59,6 +59,8 @@ pub struct State {
     pub(crate) wal: Slots,
     /// Ghost: the batch that was first created in each slot.
     pub(crate) first: Slots,
+    /// Bodies uploaded for each slot: their batches, as bits.
+    pub(crate) bodies: Slots,
     pub(crate) register: Vec<Version>,
     /// The version that `head` copies.
     pub(crate) head: u8,
@@ -78,6 +80,7 @@ impl State {
         Self {
             wal: Slots::default(),
             first: Slots::default(),
+            bodies: Slots::default(),
             register: vec![Version(Arc::new(first_manifest()))],
             head: 1,
             late: vec![],

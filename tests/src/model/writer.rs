@@ -16,6 +16,8 @@ pub(crate) struct Writer {
 enum At {
     /// Cold: `GET head` and `LIST wal/` in any order. 0 stands for a head not read yet.
     Learn { head: u8, last: Option<u8> },
+    /// About to upload a body for `slot`, as whoever claims a slot does anew.
+    Upload { slot: u8, known: u8 },
     /// About to create the entry in `slot`; `known` is the newest version it knows.
     Claim { slot: u8, known: u8 },
     /// Any reply but "created": about to read the slot.
@@ -61,6 +63,7 @@ impl State {
                     }
                 }
             }
+            At::Upload { .. } => may(Step::Put(Reply::Sound)),
             At::ReadBack { .. } => may(Step::Get),
             At::Probe { .. } => may(Step::Probe),
         }
@@ -72,6 +75,10 @@ impl State {
             (At::Learn { last, .. }, Step::Head) => self.learnt(self.head, last),
             (At::Learn { head, .. }, Step::List) => {
                 self.learnt(head, Some(self.listed().next().unwrap_or(0) as u8))
+            }
+            (At::Upload { slot, known }, _) => {
+                self.bodies[usize::from(slot)] |= 1 << batch;
+                At::Claim { slot, known }
             }
             (At::Claim { slot, known }, Step::Put(reply)) => {
                 let told = self.put(Late::Entry { slot, batch }, reply);
@@ -100,7 +107,19 @@ impl State {
             }
             (at, _) => at,
         };
-        self.writers[w].at = next;
+        let again = match self.writers[w].at {
+            At::Learn { .. } => None,
+            At::Upload { slot, .. }
+            | At::Claim { slot, .. }
+            | At::ReadBack { slot, .. }
+            | At::Probe { slot, .. } => Some(slot),
+        };
+        self.writers[w].at = match next {
+            At::Claim { slot, known } if protocol.bodies && w == 0 && again != Some(slot) => {
+                At::Upload { slot, known }
+            }
+            next => next,
+        };
     }
 
     fn batch(&self, protocol: &Protocol, w: usize) -> u8 {
@@ -140,7 +159,7 @@ impl State {
         found: Slot,
         probe: &Probe,
     ) -> At {
-        let outcome = match append::settle(u64::from(slot), None, found, probe) {
+        let outcome = match append::settle(u64::from(slot), found, probe) {
             Outcome::SameAgain if protocol.is(Weakening::AbsentTakesNextSlot) => Outcome::Next,
             outcome => outcome,
         };

@@ -1,6 +1,7 @@
 //! The S3 operations over a [`World`]: what AWS documents, for the subset that object_store uses.
 
 use super::headers::{Conditions, Headers, put_mode, tag, whole_second};
+use super::weakness::{Memory, STALE};
 use super::{Shared, Weakness};
 use crate::world::{Effect, ListPage, Object};
 use bytes::Bytes;
@@ -15,14 +16,15 @@ use std::time::{Duration, SystemTime};
 
 /// Names per page of a listing at most.
 const PAGE: usize = 1000;
-/// How long a store with [`Weakness::StaleList`] hides what was just written.
-const STALE: Duration = Duration::from_secs(1);
+/// The tag of every object of a store with [`Weakness::SameETag`].
+const SAME_TAG: &str = "\"tag\"";
 /// How long a store with [`Weakness::NonAtomicCreate`] takes between looking and writing.
 const RACE: Duration = Duration::from_millis(25);
 
 pub(super) struct Service {
     shared: Arc<Shared>,
     uploads: Mutex<HashMap<String, Upload>>,
+    memory: Memory,
 }
 
 struct Upload {
@@ -33,7 +35,7 @@ struct Upload {
 
 impl Service {
     pub(super) fn new(shared: Arc<Shared>) -> Self {
-        Self { shared, uploads: Mutex::default() }
+        Self { shared, uploads: Mutex::default(), memory: Memory::default() }
     }
 
     fn weak(&self, weakness: Weakness) -> bool {
@@ -50,10 +52,29 @@ impl Service {
 
     fn object(&self, bucket: &str, key: &str) -> S3Result<Object> {
         self.bucket(bucket)?;
-        match self.shared.world.object(&path(key)?) {
-            Some(object) => Ok(object),
+        let location = path(key)?;
+        let current = self.shared.world.object(&location);
+        match self.memory.seen(self.shared.weakness(), &location, current, now()) {
+            Some(mut object) => {
+                object.meta.e_tag = object.meta.e_tag.map(|tag| self.read_tag(tag));
+                Ok(object)
+            }
             None if self.weak(Weakness::MissingIsForbidden) => Err(s3_error!(AccessDenied)),
+            None if self.weak(Weakness::MissingIsEmpty) => Ok(nothing(location)),
             None => Err(s3_error!(NoSuchKey)),
+        }
+    }
+
+    /// The tag that a read, or a put, of an object with this one gives.
+    fn read_tag(&self, tag: String) -> String {
+        if self.weak(Weakness::SameETag) { SAME_TAG.to_owned() } else { tag }
+    }
+
+    /// The tag that a listing gives.
+    fn listed_tag(&self, tag: String) -> String {
+        match self.shared.weakness() {
+            Some(Weakness::ListedETagDiffers) => format!("\"listed-{}\"", tag.trim_matches('"')),
+            _ => self.read_tag(tag),
         }
     }
 
@@ -68,6 +89,12 @@ impl Service {
         let location = path(key)?;
         let mode = match mode {
             PutMode::Create if self.weak(Weakness::IgnoreIfNoneMatch) => PutMode::Overwrite,
+            PutMode::Create if self.weak(Weakness::CreateSaysCreated) => {
+                if let Some(there) = self.shared.world.object(&location) {
+                    return Ok(PutResult { e_tag: there.meta.e_tag, version: None });
+                }
+                PutMode::Create
+            }
             PutMode::Create if self.weak(Weakness::NonAtomicCreate) => {
                 if self.shared.world.object(&location).is_some() {
                     return Err(s3_error!(PreconditionFailed));
@@ -77,21 +104,60 @@ impl Service {
             }
             mode => mode,
         };
+        self.memory.note_write(&self.shared.world, &location, now());
         let effect = Effect::Put { location, body, attributes, mode };
         self.shared.world.apply(&effect).map_err(refuse)
     }
 
-    fn list(&self, prefix: &str, delimiter: Option<&str>, after: Option<&str>, max: usize) -> ListPage {
-        let mut page = self.shared.world.page(prefix, delimiter, after, max);
-        if self.weak(Weakness::UnorderedList) {
-            page.objects.reverse();
-        }
+    /// One page of names after `after`, or, on a further page, after `token`.
+    fn list(
+        &self,
+        prefix: &str,
+        delimiter: Option<&str>,
+        (token, after): (Option<&str>, Option<&str>),
+        max: usize,
+    ) -> ListPage {
+        let mut page = match self.weak(Weakness::UnorderedList) {
+            true => self.backwards(prefix, delimiter, (token, after), max),
+            false => self.shared.world.page(prefix, delimiter, token.or(after), max),
+        };
         if self.weak(Weakness::StaleList) {
             let now = now();
             page.objects
                 .retain(|meta| now.duration_since(meta.last_modified.into()).is_ok_and(|age| age > STALE));
         }
+        if self.weak(Weakness::ListEndsEarly) {
+            page.next = None;
+        }
+        for meta in &mut page.objects {
+            meta.e_tag = meta.e_tag.take().map(|tag| self.listed_tag(tag));
+        }
         page
+    }
+
+    /// A page of names in descending order.
+    fn backwards(
+        &self,
+        prefix: &str,
+        delimiter: Option<&str>,
+        (token, after): (Option<&str>, Option<&str>),
+        max: usize,
+    ) -> ListPage {
+        let mut page = self.shared.world.page(prefix, delimiter, after, usize::MAX);
+        page.objects.reverse();
+        page.objects.retain(|meta| token.is_none_or(|token| meta.location.as_ref() < token));
+        if page.objects.len() > max {
+            page.objects.truncate(max);
+            page.next = page.objects.last().map(|meta| meta.location.to_string());
+        }
+        page
+    }
+
+    fn delete(&self, key: &str) -> S3Result<()> {
+        let location = path(key)?;
+        self.memory.note_write(&self.shared.world, &location, now());
+        self.shared.world.apply(&Effect::Delete { location }).map_err(refuse)?;
+        Ok(())
     }
 }
 
@@ -111,7 +177,8 @@ impl S3 for Service {
         };
         let body = collect(input.body).await?;
         let put = self.put(&input.key, body, attributes.into(), mode).await?;
-        Ok(S3Response::new(PutObjectOutput { e_tag: put.e_tag.map(tag), ..Default::default() }))
+        let e_tag = put.e_tag.map(|text| tag(self.read_tag(text)));
+        Ok(S3Response::new(PutObjectOutput { e_tag, ..Default::default() }))
     }
 
     async fn get_object(&self, req: S3Request<GetObjectInput>) -> S3Result<S3Response<GetObjectOutput>> {
@@ -137,7 +204,11 @@ impl S3 for Service {
                 let range = range.check(size).map_err(|_| s3_error!(InvalidRange))?;
                 let text = format!("bytes {}-{}/{size}", range.start, range.end - 1);
                 // Within the body, whose length is a usize.
-                (object.body.slice(range.start as usize..range.end as usize), Some(text))
+                let (mut start, mut end) = (range.start as usize, range.end as usize);
+                if self.weak(Weakness::IgnoreRangeOffset) {
+                    (start, end) = (0, end - start);
+                }
+                (object.body.slice(start..end), Some(text))
             }
         };
         let headers = Headers::from(object.attributes);
@@ -192,10 +263,10 @@ impl S3 for Service {
         let input = req.input;
         self.bucket(&input.bucket)?;
         let start_after = input.start_after.clone().filter(|_| !self.weak(Weakness::IgnoreStartAfter));
-        let after = input.continuation_token.clone().or(start_after);
+        let from = (input.continuation_token.as_deref(), start_after.as_deref());
         let max = input.max_keys.map_or(PAGE, |max| usize::try_from(max).unwrap_or(0).min(PAGE));
         let prefix = input.prefix.clone().unwrap_or_default();
-        let page = self.list(&prefix, input.delimiter.as_deref(), after.as_deref(), max);
+        let page = self.list(&prefix, input.delimiter.as_deref(), from, max);
         let common = page.prefixes.into_iter().map(|prefix| CommonPrefix { prefix: Some(prefix) });
         let common: Vec<_> = common.collect();
         Ok(S3Response::new(ListObjectsV2Output {
@@ -219,7 +290,7 @@ impl S3 for Service {
         req: S3Request<DeleteObjectInput>,
     ) -> S3Result<S3Response<DeleteObjectOutput>> {
         self.bucket(&req.input.bucket)?;
-        self.shared.world.apply(&Effect::Delete { location: path(&req.input.key)? }).map_err(refuse)?;
+        self.delete(&req.input.key)?;
         Ok(S3Response::with_status(DeleteObjectOutput::default(), hyper::StatusCode::NO_CONTENT))
     }
 
@@ -231,7 +302,7 @@ impl S3 for Service {
         self.bucket(&input.bucket)?;
         let mut deleted = vec![];
         for object in input.delete.objects {
-            self.shared.world.apply(&Effect::Delete { location: path(&object.key)? }).map_err(refuse)?;
+            self.delete(&object.key)?;
             deleted.push(DeletedObject { key: Some(object.key), ..Default::default() });
         }
         let deleted = (input.delete.quiet != Some(true)).then_some(deleted);
@@ -338,6 +409,13 @@ impl S3 for Service {
         self.bucket(&req.input.bucket)?;
         Ok(S3Response::new(HeadBucketOutput::default()))
     }
+}
+
+/// What a store with [`Weakness::MissingIsEmpty`] has under each name that nothing has.
+fn nothing(location: Path) -> Object {
+    let (size, e_tag) = (0, Some(crate::world::etag(&Bytes::new())));
+    let meta = ObjectMeta { location, last_modified: now().into(), size, e_tag, version: None };
+    Object { body: Bytes::new(), meta, attributes: Attributes::new() }
 }
 
 async fn collect(body: Option<StreamingBlob>) -> S3Result<Bytes> {

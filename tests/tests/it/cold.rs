@@ -45,7 +45,7 @@ async fn filled(server: &S3Server) {
     ingest.upsert(&meter, &name, &rows, None).await.unwrap();
     Compactor::default().compact(&meter, &collection, &|_| {}).await.unwrap();
     ingest.upsert(&meter, &name, &[record(ROWS), record(3)], None).await.unwrap();
-    ingest.delete(&meter, &name, &["r5"], None).await.unwrap();
+    ingest.delete(&meter, &name, &["r5"], &esker_ingest::WriteOptions::default()).await.unwrap();
 }
 
 /// A line per request, the same in every run: the descending numbers of keys counted from 1, tokens left out, and of

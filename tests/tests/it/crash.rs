@@ -1,8 +1,9 @@
 //! Crashes at every call (STYLE §4): a scenario's calls are counted; then each of them in turn goes wrong in each way,
 //! and its process goes on, is cut off, or stops there; others look, everything is done again, and INV-1 to INV-7 and
-//! INV-9 are checked over the stored bytes and over what every client was told.
+//! INV-9 are checked over the stored bytes and over what every client was told. What a collection deletes is in the world's history.
 
 mod again;
+mod collect;
 mod damage;
 mod enumerate;
 mod ledger;
@@ -62,6 +63,21 @@ async fn during_a_drop() {
     all_of(scenario::end()).await;
 }
 
+#[tokio::test(start_paused = true)]
+async fn during_an_import() {
+    all_of(scenario::file()).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn during_a_collection() {
+    all_of(scenario::collection()).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn during_a_collection_of_a_dropped_collection() {
+    all_of(scenario::collection_of_dropped()).await;
+}
+
 /// Several faults, and crashes of what puts things right.
 #[tokio::test(start_paused = true)]
 async fn again_and_again_while_it_is_put_right() {
@@ -72,6 +88,7 @@ async fn again_and_again_while_it_is_put_right() {
         scenario::alter(),
         scenario::merge(),
         scenario::rival_compactors(),
+        scenario::rival_collectors(),
         scenario::end(),
     ] {
         let calls = again_and_again(&scenario, 20).await;

@@ -3,9 +3,12 @@
 mod cold;
 mod conformance;
 mod crash;
+mod doctor;
 mod fault;
 mod flips;
 mod model;
 mod oracle;
 mod refusals;
 mod s3;
+mod surface;
+mod writes;

@@ -1,11 +1,13 @@
 //! How far a query must probe, and how many rows it must rerank, to meet a recall: measured on rows of the segment that
 //! are asked as queries (INDEX §2).
 
+use esker_format::Result;
 use esker_format::segment::index::Calibration;
 use esker_index::{Bound, CodeQuery, Codes, Exact, Metric, RECALLS, Rotation, Run, SplitMix, TopK};
 
 use super::BuildOptions;
 use super::codes::Coded;
+use super::vectors::Vectors;
 use crate::parallel::{self, Task};
 
 /// True neighbours per query.
@@ -36,62 +38,82 @@ struct Need {
     rank: u32,
 }
 
-/// Limits for the four recalls. Without a second row there is nothing to measure and they are unlimited.
+/// Limits for the four recalls. Without a second row there is nothing to measure and they are unlimited. Each of
+/// `scans` threads has an estimate of every row at once.
 pub(super) fn calibrate(
-    vectors: &[f32],
+    vectors: &dyn Vectors,
     coded: &Coded,
     leaf_starts: &[u32],
     metric: Metric,
     options: BuildOptions,
-) -> [Calibration; 4] {
-    let sample = Sample::new(vectors, coded, leaf_starts, metric);
+    scans: usize,
+) -> Result<[Calibration; 4]> {
+    let rows = vectors.rows();
+    let sample =
+        Sample { coded, leaf_starts, metric, rotation: Rotation::new(coded.seed, coded.dimension()), rows };
     let queries = sample.queries(options.seed);
-    let mut found: Vec<Vec<Need>> = vec![Vec::new(); queries.len().div_ceil(BLOCK)];
-    let tasks = queries.chunks(BLOCK).zip(&mut found);
+    let queries =
+        queries.into_iter().map(|o| Query::new(o, vectors.row(o)?, metric)).collect::<Result<Vec<_>>>()?;
+    let mut blocks = Vec::with_capacity(queries.len().div_ceil(BLOCK));
+    let mut queries = queries.into_iter().peekable();
+    while queries.peek().is_some() {
+        blocks.push(queries.by_ref().take(BLOCK).collect::<Vec<_>>());
+    }
+    vectors.each(&mut |first, vectors| {
+        sample.nearest(first, vectors, &mut blocks, options.threads);
+        Ok(())
+    })?;
+    let mut found: Vec<Vec<Need>> = vec![Vec::new(); blocks.len()];
+    let tasks = blocks.into_iter().zip(&mut found);
     let sample = &sample;
-    let tasks = tasks.map(|(block, out)| Box::new(move || *out = sample.needs(block)) as Task<'_>).collect();
-    parallel::run(options.threads, tasks);
+    let tasks = tasks.map(|(block, out)| {
+        Box::new(move || *out = block.into_iter().flat_map(|query| sample.needs_of(query)).collect())
+            as Task<'_>
+    });
+    parallel::run(options.threads.min(scans), tasks.collect());
     let needs = found.concat();
-    RECALLS.map(|min_recall| limits(&needs, min_recall))
+    Ok(RECALLS.map(|min_recall| limits(&needs, min_recall)))
 }
 
 struct Sample<'a> {
-    vectors: &'a [f32],
     coded: &'a Coded,
     leaf_starts: &'a [u32],
     metric: Metric,
     rotation: Rotation,
-    /// 1/‖row‖ by ordinal under cosine, else empty: a product and a multiplication replace three products.
-    inverse: Vec<f32>,
+    rows: usize,
 }
 
-impl<'a> Sample<'a> {
-    fn new(vectors: &'a [f32], coded: &'a Coded, leaf_starts: &'a [u32], metric: Metric) -> Self {
-        let d = coded.centroids.dimension();
-        let rotation = Rotation::new(coded.seed, d);
-        let inverse = match metric {
-            Metric::Cosine => vectors.chunks_exact(d).map(inverse_norm).collect(),
-            Metric::L2 | Metric::Dot => Vec::new(),
+/// A row that is asked, and its true neighbours so far.
+struct Query {
+    ordinal: usize,
+    vector: Vec<f32>,
+    exact: Exact,
+    best: TopK<u32>,
+}
+
+impl Query {
+    fn new(ordinal: usize, vector: Vec<f32>, metric: Metric) -> Result<Self> {
+        // A product and a multiplication replace three products under cosine.
+        let exact = match metric {
+            Metric::Cosine => {
+                let inverse = inverse_norm(&vector);
+                Exact::new(Metric::Dot, &vector.iter().map(|x| x * inverse).collect::<Vec<f32>>())
+            }
+            Metric::L2 | Metric::Dot => Exact::new(metric, &vector),
         };
-        Sample { vectors, coded, leaf_starts, metric, rotation, inverse }
+        Ok(Query { ordinal, vector, exact, best: TopK::new(K) })
     }
+}
 
+impl Sample<'_> {
     fn d(&self) -> usize {
-        self.coded.centroids.dimension()
-    }
-
-    fn rows(&self) -> usize {
-        self.vectors.len() / self.d()
-    }
-
-    fn row(&self, ordinal: usize) -> &[f32] {
-        &self.vectors[ordinal * self.d()..][..self.d()]
+        self.coded.dimension()
     }
 
     /// Ordinals of the rows that are asked: one from each of equal stretches.
     fn queries(&self, seed: u64) -> Vec<usize> {
-        let rows = self.rows();
-        let affordable = (VALUES / self.vectors.len().max(1)).clamp(LEAST_QUERIES, MOST_QUERIES);
+        let rows = self.rows;
+        let affordable = (VALUES / (rows * self.d()).max(1)).clamp(LEAST_QUERIES, MOST_QUERIES);
         let count = affordable.min(rows);
         let mut random = SplitMix::new(seed);
         (0..count)
@@ -102,56 +124,44 @@ impl<'a> Sample<'a> {
             .collect()
     }
 
-    fn needs(&self, queries: &[usize]) -> Vec<Need> {
-        let nearest = self.nearest(queries);
-        queries.iter().zip(nearest).flat_map(|(query, nearest)| self.needs_of(*query, &nearest)).collect()
-    }
-
-    /// The true neighbours of each query, itself left out.
-    fn nearest(&self, queries: &[usize]) -> Vec<Vec<(f32, u32)>> {
-        let exact: Vec<Exact> = queries.iter().map(|q| self.exact(*q)).collect();
-        let mut best: Vec<TopK<u32>> = queries.iter().map(|_| TopK::new(K)).collect();
-        let tile = (TILE_VALUES / self.d()).max(1);
-        for start in (0..self.rows()).step_by(tile) {
-            let end = (start + tile).min(self.rows());
-            for ((query, exact), best) in queries.iter().zip(&exact).zip(&mut best) {
-                let mut worst = best.worst();
-                for row in start..end {
-                    let distance = self.distance(exact, row);
-                    if distance <= worst && row != *query {
-                        best.push(distance, row as u32);
-                        worst = best.worst();
+    /// Compares the queries with rows from ordinal `first` on; a query is no neighbour of itself.
+    fn nearest(&self, first: usize, vectors: &[f32], blocks: &mut [Vec<Query>], threads: usize) {
+        let d = self.d();
+        // 1/‖row‖ under cosine, else nothing.
+        let inverse: Vec<f32> = match self.metric {
+            Metric::Cosine => vectors.chunks_exact(d).map(inverse_norm).collect(),
+            Metric::L2 | Metric::Dot => Vec::new(),
+        };
+        let (rows, tile, inverse) = (vectors.len() / d, (TILE_VALUES / d).max(1), &inverse);
+        let compare = move |block: &mut [Query]| {
+            for start in (0..rows).step_by(tile) {
+                let end = (start + tile).min(rows);
+                for query in &mut *block {
+                    let mut worst = query.best.worst();
+                    for row in start..end {
+                        let distance = query.exact.f32(&vectors[row * d..][..d]);
+                        let distance = inverse.get(row).map_or(distance, |inverse| 1.0 + distance * inverse);
+                        if distance <= worst && first + row != query.ordinal {
+                            query.best.push(distance, (first + row) as u32);
+                            worst = query.best.worst();
+                        }
                     }
                 }
             }
-        }
-        best.into_iter().map(TopK::into_sorted).collect()
+        };
+        let tasks = blocks.iter_mut().map(|block| Box::new(move || compare(block)) as Task<'_>);
+        parallel::run(threads, tasks.collect());
     }
 
-    /// What compares the query with rows, as [`Sample::distance`] needs it.
-    fn exact(&self, query: usize) -> Exact {
-        let row = self.row(query);
-        match self.inverse.get(query) {
-            Some(inverse) => {
-                let unit: Vec<f32> = row.iter().map(|x| x * inverse).collect();
-                Exact::new(Metric::Dot, &unit)
-            }
-            None => Exact::new(self.metric, row),
-        }
-    }
-
-    fn distance(&self, exact: &Exact, row: usize) -> f32 {
-        let distance = exact.f32(self.row(row));
-        self.inverse.get(row).map_or(distance, |inverse| 1.0 + distance * inverse)
-    }
-
-    fn needs_of(&self, query: usize, nearest: &[(f32, u32)]) -> Vec<Need> {
+    fn needs_of(&self, query: Query) -> Vec<Need> {
+        let Query { ordinal, vector, best, .. } = query;
+        let nearest = best.into_sorted();
         let Some((tenth, _)) = nearest.last() else { return Vec::new() };
         let tenth = self.metric.score(*tenth);
-        let scores = self.coded.centroids.scores(self.metric, self.row(query));
+        let scores = self.coded.centroids.scores(self.metric, &vector);
         let best_leaf = scores.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-        let mut estimates = self.estimates(query, &scores);
-        estimates[query] = f32::INFINITY;
+        let mut estimates = self.estimates(&vector, &scores);
+        estimates[ordinal] = f32::INFINITY;
         let need = |(_, row): &(f32, u32)| {
             let leaf = self.leaf_starts.partition_point(|start| start <= row) - 1;
             let mine = estimates[*row as usize];
@@ -162,9 +172,9 @@ impl<'a> Sample<'a> {
     }
 
     /// The estimate of every row, by ordinal.
-    fn estimates(&self, query: usize, scores: &[f32]) -> Vec<f32> {
+    fn estimates(&self, query: &[f32], scores: &[f32]) -> Vec<f32> {
         let Coded { centroids, groups, scale, .. } = self.coded;
-        let asked = CodeQuery::new(self.metric, self.d(), &self.rotation, *scale, self.row(query));
+        let asked = CodeQuery::new(self.metric, self.d(), &self.rotation, *scale, query);
         let runs: Vec<Run> = (0..centroids.leaves())
             .map(|leaf| Run {
                 first: self.leaf_starts[leaf] as usize,
@@ -172,7 +182,7 @@ impl<'a> Sample<'a> {
                 term: asked.term(scores[leaf], centroids.norm(leaf)),
             })
             .collect();
-        let mut estimates = vec![f32::INFINITY; self.rows()];
+        let mut estimates = vec![f32::INFINITY; self.rows];
         let codes = Codes { groups, first_group: 0 };
         asked.scan(codes, &runs, |_| u32::MAX, Bound::NONE, &mut |posting, estimate, _| {
             estimates[posting] = estimate;

@@ -3,8 +3,8 @@
 use esker_format::schema::Settings;
 use esker_format::{Error, Result};
 use esker_index::{
-    Centroids, Clustering, Encoder, GROUP, Metric, RowCode, check16, group_bytes, pack_group, padded,
-    pick_bits, residual_scale,
+    Centroids, Encoder, GROUP, Metric, RowCode, check16, group_bytes, pack_group, padded, pick_bits,
+    residual_square, scale_of,
 };
 
 use super::metric;
@@ -32,33 +32,51 @@ pub(super) struct Coded {
 }
 
 impl Coded {
-    /// Quantises the centroids and measures what the codes are scaled with.
-    pub(super) fn new(
-        settings: &Settings,
-        ordered: &Ordered,
-        clustering: &Clustering,
-        seed: u64,
-    ) -> Result<Self> {
-        let (metric, d, leaves) = (metric(settings), settings.dimension as usize, clustering.leaves);
+    /// Quantises the centroids (leaves·d values). The scale is the caller's to measure.
+    pub(super) fn new(settings: &Settings, leaves: usize, centroids: &[f32], seed: u64) -> Result<Self> {
+        let (metric, d) = (metric(settings), settings.dimension as usize);
         let centroid_bits = pick_bits(leaves, d);
-        let centroid_bytes = Centroids::encode(centroid_bits, leaves, d, &clustering.centroids);
+        let centroid_bytes = Centroids::encode(centroid_bits, leaves, d, centroids);
         let centroids = Centroids::decode(centroid_bits, leaves, d, &centroid_bytes)
             .map_err(|e| Error::internal(format!("centroids do not read back: {e}")))?;
         let dequantised = centroids.all_dequantised();
-        let leaf = |ordinal: usize| clustering.assignment[clustering.order[ordinal] as usize] as usize;
-        let scale = residual_scale(metric, d, &ordered.vectors, |o| &dequantised[leaf(o) * d..][..d]);
         Ok(Coded {
             centroids,
             centroid_bits,
             centroid_bytes,
             seed,
-            scale,
+            scale: 1.0,
             padded: padded(d),
             group_bytes: group_bytes(d),
             groups: Vec::new(),
             metric,
             dequantised,
         })
+    }
+
+    /// Adds the squared norms of the residuals of rows from ordinal `first` on.
+    pub(super) fn add_residuals(&self, first: usize, vectors: &[f32], leaf_starts: &[u32], total: &mut f64) {
+        let d = self.centroids.dimension();
+        let mut leaf = leaf_of(leaf_starts, first);
+        let leaves: Vec<usize> = (first..first + vectors.len() / d)
+            .map(|ordinal| {
+                while leaf_starts[leaf + 1] as usize <= ordinal {
+                    leaf += 1;
+                }
+                leaf
+            })
+            .collect();
+        residual_square(self.metric, d, vectors, |row| &self.dequantised[leaves[row] * d..][..d], total);
+    }
+
+    /// What the codes are scaled with, once the residuals of `rows` rows are added up.
+    pub(super) fn set_scale(&mut self, total: f64, rows: usize) {
+        self.scale = scale_of(total, rows);
+    }
+
+    /// Values of a vector.
+    pub(super) fn dimension(&self) -> usize {
+        self.centroids.dimension()
     }
 
     /// Bytes of the groups of that many postings.
@@ -86,13 +104,19 @@ impl Coded {
         parts.map(|(chunk, out)| Box::new(move || encode(chunk, out)) as Task<'a>).collect()
     }
 
-    /// Encodes the rows from ordinal `first` on into `out`.
-    fn encode(&self, first: usize, vectors: &[f32], stored: &[u8], leaf_starts: &[u32], out: &mut [u8]) {
+    /// Encodes the rows from ordinal `first` on, which starts a group, into `out`.
+    pub(super) fn encode(
+        &self,
+        first: usize,
+        vectors: &[f32],
+        stored: &[u8],
+        leaf_starts: &[u32],
+        out: &mut [u8],
+    ) {
         let d = self.centroids.dimension();
         let rows = vectors.len() / d;
         let stride = stored.len() / rows.max(1);
         let encoder = Encoder::new(self.metric, d, self.seed, self.scale);
-        let leaf_of = |ordinal: usize| leaf_starts.partition_point(|start| *start as usize <= ordinal) - 1;
         let (mut leaf, mut leaf_encoder) = (usize::MAX, None);
         let mut group = Vec::with_capacity(self.group_bytes);
         let mut codes = vec![RowCode::default(); GROUP];
@@ -102,7 +126,7 @@ impl Coded {
             for (lane, code) in codes[..lanes].iter_mut().enumerate() {
                 let row = start + lane;
                 if leaf_encoder.is_none() || leaf_starts[leaf + 1] as usize <= first + row {
-                    leaf = leaf_of(first + row);
+                    leaf = leaf_of(leaf_starts, first + row);
                     leaf_encoder = Some(encoder.leaf(&self.dequantised[leaf * d..][..d]));
                 }
                 if let Some(encoder) = &mut leaf_encoder {
@@ -115,4 +139,9 @@ impl Coded {
             out.copy_from_slice(&group);
         }
     }
+}
+
+/// The leaf of an ordinal.
+fn leaf_of(leaf_starts: &[u32], ordinal: usize) -> usize {
+    leaf_starts.partition_point(|start| *start as usize <= ordinal) - 1
 }

@@ -136,6 +136,19 @@ impl Source {
     }
 }
 
+/// The vectors of a batch, n·d values.
+pub(super) fn floats(batch: &RecordBatch, settings: &Settings) -> Result<Vec<f32>> {
+    let vectors = values(batch.column(VECTOR_COLUMN), batch.num_rows() * settings.dimension as usize)?;
+    Ok(match settings.vector_type {
+        VectorType::F32 => vectors.as_primitive::<Float32Type>().values().to_vec(),
+        VectorType::F16 => {
+            let mut out = vec![0.0; vectors.len()];
+            vectors.as_primitive::<Float16Type>().values().convert_to_f32_slice(&mut out);
+            out
+        }
+    })
+}
+
 /// The elements of a column of vectors.
 fn values(column: &ArrayRef, expected: usize) -> Result<ArrayRef> {
     let list = column.as_fixed_size_list();

@@ -9,6 +9,7 @@ use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 
 use super::*;
 use crate::fixture::{self, Write, clustered, collection, entry, upserts};
+use crate::scratch::{MemoryScratch, range};
 
 const SEED: u64 = 7;
 
@@ -242,4 +243,98 @@ fn rows_of_another_schema_are_refused() {
     let options = BuildOptions { seed: SEED, threads: 1 };
     let refused = build_segment(vec![batch], target, options, &clock(), &|_, _| {});
     assert_eq!(refused.unwrap_err().kind(), esker_format::Kind::Internal);
+}
+
+/// The same rows, built in scratch files.
+fn build_large(batches: &[RecordBatch], settings: &Settings, memory: u64, threads: usize) -> BuiltSegment {
+    let (collection, schema, clock, scratch) = (collection(), fixture::schema(), clock(), MemoryScratch);
+    let target = Target { collection: &collection, settings, schema: &schema };
+    let options = BuildOptions { seed: SEED, threads };
+    let mut spill = Spill::new(settings, memory, SEED, &scratch).unwrap();
+    batches.iter().for_each(|batch| spill.push(batch).unwrap());
+    let watch = StopWatch::new(&clock);
+    let large = Large { target, options, memory, scratch: &scratch, watch };
+    let made = large.build(spill, &|_, _| {}).unwrap().unwrap();
+    let read = |blob: &Blob| match blob {
+        Blob::Memory(bytes) => bytes.clone(),
+        Blob::Scratch(file) => range(&**file, 0, file.length() as usize).unwrap().into(),
+    };
+    assert_eq!(made.header.len() as u64, made.summary.header_len);
+    BuiltSegment {
+        rows_file: read(&made.rows_file),
+        index_file: read(&made.index_file),
+        summary: made.summary,
+        codes: made.codes.unwrap(),
+        order: made.order,
+        leaf_starts: made.leaf_starts,
+        seqs: made.seqs,
+        hash: made.hash,
+    }
+}
+
+#[test]
+fn out_of_memory_the_same_rows_are_found_as_well() {
+    for (metric, vector_type) in [(Kind::Cosine, VectorType::F32), (Kind::L2, VectorType::F16)] {
+        let settings = fixture::settings(32, metric, vector_type);
+        let mut vectors = clustered(20_060, 32, 1);
+        let queries = vectors.split_off(20_000);
+        let batch = rows(&settings, vectors);
+        // Some 2.5 MB of vectors in 512 kB: a sample of 1,024 rows, 256 rows a bucket.
+        let large = build_large(std::slice::from_ref(&batch), &settings, 512 << 10, 2);
+        let small = build(vec![batch.clone()], &settings, 2).unwrap();
+        assert_eq!((large.rows(), large.hash, large.seqs), (small.rows(), small.hash, small.seqs));
+        let (large, small) = (Opened::new(large, &settings), Opened::new(small, &settings));
+        large.check(&[batch]);
+        let leaves = |o: &Opened| o.header.leaf_count() as f64;
+        assert!((0.5..2.0).contains(&(leaves(&large) / leaves(&small))), "{} leaves", leaves(&large));
+        let rerank = small.header.calibration()[2].rerank as usize;
+        let [own, other] = [&large, &small].map(|o| recall(o, &queries, 10, rerank));
+        assert!(own >= other - 0.01, "{metric}: {own} out of memory, {other} in memory");
+        // Rows to read for the same recall stay about the same.
+        let [own, other] = [&large, &small].map(|o| probed(o, &queries));
+        assert!(own <= other * 1.5, "{metric}: {own} rows out of memory, {other} in memory");
+    }
+}
+
+/// Mean share of the rows in the leaves that a search of recall 0.98 probes.
+fn probed(opened: &Opened, queries: &[Vec<f32>]) -> f64 {
+    let (facts, d) = (opened.header.facts(), opened.settings.dimension as usize);
+    let metric = metric(&opened.settings);
+    let bytes = opened.header.centroids();
+    let centroids = Centroids::decode(facts.centroid_bits, facts.leaves as usize, d, &bytes).unwrap();
+    let delta = opened.header.calibration()[2].delta;
+    let rows = |query: &Vec<f32>| {
+        let scores = centroids.scores(metric, query);
+        let best = scores.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+        let near = (0..facts.leaves).filter(|leaf| scores[*leaf as usize] >= best - delta);
+        near.map(|leaf| opened.header.leaf(leaf).ordinals.len()).sum::<usize>() as f64
+    };
+    queries.iter().map(rows).sum::<f64>() / (queries.len() * facts.rows as usize) as f64
+}
+
+#[test]
+fn out_of_memory_equal_input_gives_equal_bytes() {
+    let settings = fixture::settings(9, Kind::Dot, VectorType::F32);
+    let batch = rows(&settings, clustered(5000, 9, 2));
+    let one = build_large(std::slice::from_ref(&batch), &settings, 64 << 10, 1);
+    let parts = [batch.slice(0, 1), batch.slice(1, 3000), batch.slice(3001, 1999)];
+    let three = build_large(&parts, &settings, 64 << 10, 3);
+    assert!(three.rows_file == one.rows_file && three.index_file == one.index_file);
+}
+
+#[test]
+fn out_of_memory_degenerate_inputs_become_segments() {
+    for metric in [Kind::Cosine, Kind::L2] {
+        for vectors in
+            [clustered(1, 3, 4), clustered(33, 3, 4), vec![vec![0.5; 3]; 1700], vec![vec![0.0; 3]; 300]]
+        {
+            if metric == Kind::Cosine && vectors[0] == [0.0; 3] {
+                continue;
+            }
+            let settings = fixture::settings(3, metric, VectorType::F32);
+            let batch = rows(&settings, vectors);
+            let opened = Opened::new(build_large(std::slice::from_ref(&batch), &settings, 1, 2), &settings);
+            opened.check(&[batch]);
+        }
+    }
 }

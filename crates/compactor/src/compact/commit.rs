@@ -1,11 +1,11 @@
 //! The order of a compaction's writes: everything it made is uploaded, invisible and immutable; then one manifest makes
 //! it true; only then `head` follows and marks of work go (`Collection::publish`).
 
-use std::collections::BTreeMap;
+use std::collections::HashSet;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use esker_format::head::{CODES_BYTES, Part};
+use esker_format::head::Part;
 use esker_format::keys::Made;
 use esker_format::manifest::{Deletes, Manifest, Segment};
 use esker_format::register::{Publish, Refusal};
@@ -16,8 +16,9 @@ use futures::future::try_join_all;
 use roaring::RoaringBitmap;
 
 use super::inputs::{Inputs, Kept};
-use super::{Listener, Progress, Report, Round, Stage, Work};
-use crate::build::BuiltSegment;
+use super::{Listener, Progress, Report, Round, Stage, Work, blocking};
+use crate::build::{self, Blob};
+use crate::scratch::{ScratchFile, broken, range};
 
 /// Most commits of others whose marks one round carries over.
 const CARRIES: u32 = 8;
@@ -29,23 +30,31 @@ pub(super) struct Commit<'a> {
     pub(super) base: Arc<Manifest>,
     pub(super) inputs: Inputs,
     pub(super) work: Work,
-    pub(super) built: Option<BuiltSegment>,
+    pub(super) built: Option<build::Made>,
     pub(super) progress: Listener<'a>,
 }
 
 /// Objects to be uploaded, by key.
 type Objects = Vec<(String, Bytes)>;
 
+/// Bytes of a scratch file that are handed to an upload at once.
+const PART: usize = 1 << 20;
+
 impl Commit<'_> {
     pub(super) async fn run(mut self) -> Result<Round> {
         let token = self.collection.client().seams().token();
         let base = self.base.version;
         let made = Made { base, token };
-        let mut objects = Objects::new();
+        let (mut objects, mut copies) = (Objects::new(), Vec::new());
         let (mut add, mut parts) = (Vec::new(), Vec::new());
         if let Some(built) = &self.built {
-            objects.push((self.collection.keys().rows(made), built.rows_file.clone()));
-            objects.push((self.collection.keys().index(made), built.index_file.clone()));
+            let keys = self.collection.keys();
+            for (key, blob) in [(keys.rows(made), &built.rows_file), (keys.index(made), &built.index_file)] {
+                match blob {
+                    Blob::Memory(bytes) => objects.push((key, bytes.clone())),
+                    Blob::Scratch(file) => copies.push((key, Arc::clone(file))),
+                }
+            }
             add.push(segment(made, built));
             parts.push(part(made, built));
         }
@@ -58,6 +67,9 @@ impl Commit<'_> {
             mark.push((kept.reader.segment().made, deletes));
         }
         self.inputs.kept = kept;
+        for (key, file) in copies {
+            self.copy(&key, &*file).await?;
+        }
         self.upload(objects).await?;
         let publish = Publish {
             base,
@@ -89,7 +101,8 @@ impl Commit<'_> {
             let (refusal, newest) = match commit {
                 Committed::Committed(manifest) => {
                     progress(Progress { stage: Stage::Commit, done: 1, total: 1 });
-                    return Ok(Round::Done(Box::new(self.report(&manifest, carried))));
+                    let more = self.work.more;
+                    return Ok(Round::Done(Box::new(self.report(&manifest, carried)), more));
                 }
                 Committed::Refused { refusal, newest } => (refusal, newest),
             };
@@ -110,8 +123,7 @@ impl Commit<'_> {
     async fn carry(&mut self, newest: &Manifest, publish: &mut Publish, parts: &mut [Part]) -> Result<()> {
         let (mut objects, mut carried) = (Objects::new(), RoaringBitmap::new());
         let order = self.built.as_ref().map(|b| b.order.as_slice()).unwrap_or_default();
-        let mut ordinals: BTreeMap<u32, u32> = BTreeMap::new();
-        let mut moved = Vec::new();
+        let mut moved: HashSet<u32> = HashSet::new();
         for input in &mut publish.inputs {
             // One that is gone makes the next try be refused as overtaken.
             let Some(now) = newest.segments.iter().find(|s| s.made == input.made) else { continue };
@@ -122,7 +134,7 @@ impl Commit<'_> {
                     match (m.dropped.get(&ordinal), m.moved.binary_search(&ordinal)) {
                         // Theirs counts it as pruned.
                         (Some(hash), _) => publish.pruned = publish.pruned - *hash,
-                        (None, Ok(at)) => moved.push((m.first + at) as u32),
+                        (None, Ok(at)) => drop(moved.insert((m.first + at) as u32)),
                         (None, Err(_)) => return Err(Error::internal("a row was neither moved nor dropped")),
                     }
                 }
@@ -144,9 +156,10 @@ impl Commit<'_> {
             input.deletes.clone_from(&now.deletes);
         }
         if !moved.is_empty() {
-            ordinals.extend((0u32..).zip(order).map(|(ordinal, row)| (*row, ordinal)));
+            carried.extend(
+                (0u32..).zip(order).filter(|(_, row)| moved.contains(row)).map(|(ordinal, _)| ordinal),
+            );
         }
-        carried.extend(moved.iter().filter_map(|row| ordinals.get(row)));
         if let (Some(built), Some(added)) = (&self.built, publish.add.first_mut())
             && !carried.is_empty()
         {
@@ -170,6 +183,21 @@ impl Commit<'_> {
         Ok((Deletes { made, count: bitmap.len(), size: bytes.len() as u64 }, bytes))
     }
 
+    /// Uploads a scratch file, part by part.
+    async fn copy(&mut self, key: &str, file: &dyn ScratchFile) -> Result<()> {
+        let (mut at, total) = (0, file.length());
+        let mut upload = self.collection.client().upload(self.meter, key);
+        while at < total {
+            (self.progress)(Progress { stage: Stage::Upload, done: at, total });
+            let length = PART.min((total - at) as usize);
+            upload.write(blocking(|| range(file, at, length)).map_err(broken)?.into()).await?;
+            at += length as u64;
+        }
+        upload.finish().await?;
+        self.work.report.bytes_written += total;
+        Ok(())
+    }
+
     /// Uploads objects at once.
     async fn upload(&mut self, objects: Objects) -> Result<()> {
         let total: u64 = objects.iter().map(|(_, bytes)| bytes.len() as u64).sum();
@@ -190,7 +218,7 @@ impl Commit<'_> {
             version: manifest.version,
             committed: true,
             segments_out: manifest.segments.len(),
-            rows: self.built.as_ref().map_or(0, BuiltSegment::rows),
+            rows: self.built.as_ref().map_or(0, build::Made::rows),
             live_rows: manifest.live_rows(),
             carried,
             ..self.work.report
@@ -198,11 +226,11 @@ impl Commit<'_> {
     }
 }
 
-fn segment(made: Made, built: &BuiltSegment) -> Segment {
+fn segment(made: Made, built: &build::Made) -> Segment {
     Segment {
         made,
         rows: built.rows(),
-        rows_size: built.rows_file.len() as u64,
+        rows_size: built.rows_file.len(),
         index_size: built.summary.size,
         header_size: built.summary.header_len,
         header_crc: built.summary.header_crc,
@@ -212,9 +240,8 @@ fn segment(made: Made, built: &BuiltSegment) -> Segment {
 }
 
 /// What `head` carries of a new segment.
-fn part(made: Made, built: &BuiltSegment) -> Part {
-    let codes = (built.codes.len() as u64 <= CODES_BYTES).then(|| built.codes.clone());
-    Part { made, header: built.header(), codes, deletes: None }
+fn part(made: Made, built: &build::Made) -> Part {
+    Part { made, header: built.header.clone(), codes: built.codes.clone(), deletes: None }
 }
 
 /// What `head` carries of a segment with a new bitmap.

@@ -1,6 +1,5 @@
 //! The segments that a compaction reads: those it rewrites, and those in which it marks what the tail overwrote.
 
-use std::collections::HashSet;
 use std::sync::Arc;
 
 use arrow::array::{Array, RecordBatch};
@@ -8,12 +7,12 @@ use esker_format::head::Part;
 use esker_format::manifest::Segment;
 use esker_format::{Result, SetHash};
 use esker_store::segment::all_columns;
-use esker_store::{Collection, Meter, SegmentReader, Snapshot};
-use futures::TryStreamExt;
-use futures::future::try_join_all;
+use esker_store::{Collection, Meter, SegmentReader, Unfolded};
+use futures::{StreamExt, TryStreamExt, stream};
 
-use super::{Listener, Progress, Stage};
-use crate::fold::{Folded, expiries, is_expired, keep};
+use super::{Listener, Progress, Stage, blocking};
+use crate::build::Spill;
+use crate::fold::{Winners, expiries, is_expired, keep};
 use crate::marks::{self, Marks, hash_of};
 use crate::versions::Versions;
 
@@ -25,7 +24,33 @@ pub(super) struct Inputs {
     pub(super) kept: Vec<Kept>,
     /// Rows of merged segments that had expired.
     pub(super) expired: u64,
-    rows: Vec<RecordBatch>,
+}
+
+/// Where rows wait until they are built.
+pub(super) enum Gathered {
+    Memory(Vec<RecordBatch>),
+    Scratch(Box<Spill>),
+}
+
+impl Gathered {
+    pub(super) fn push(&mut self, batch: RecordBatch) -> Result<()> {
+        if batch.num_rows() == 0 {
+            return Ok(());
+        }
+        match self {
+            Gathered::Memory(rows) => rows.push(batch),
+            Gathered::Scratch(spill) => blocking(|| spill.push(&batch))?,
+        }
+        Ok(())
+    }
+
+    /// Segments read at once.
+    fn at_once(&self) -> usize {
+        match self {
+            Gathered::Memory(_) => 8,
+            Gathered::Scratch(_) => 1,
+        }
+    }
 }
 
 /// A segment that is rewritten.
@@ -50,13 +75,16 @@ pub(super) struct Kept {
 }
 
 impl Inputs {
+    /// Reads what the fold needs of older segments; the rows that move go to `out`.
+    #[allow(clippy::too_many_arguments, reason = "one call of one caller")]
     pub(super) async fn read(
         meter: &Meter,
         collection: &Arc<Collection>,
-        snapshot: &Snapshot,
-        folded: &Folded,
+        snapshot: &Unfolded,
+        winners: &Winners,
         merges: &[bool],
         now_ms: i64,
+        out: &mut Gathered,
         progress: Listener<'_>,
     ) -> Result<Self> {
         let segments = &snapshot.manifest.segments;
@@ -67,24 +95,23 @@ impl Inputs {
             merged: Vec::new(),
             kept: Vec::new(),
             expired: 0,
-            rows: Vec::new(),
         };
-        let total = folded.live_rows
+        let total = winners.live_rows
             + segments.iter().zip(merges).filter(|(_, m)| **m).map(|(s, _)| s.live()).sum::<u64>();
-        let mut done = folded.live_rows;
+        let mut done = 0;
         progress(Progress { stage: Stage::Read, done, total });
-        let touched: HashSet<&str> = folded.touched.iter().map(|t| t.id.as_str()).collect();
         let mut first = 0;
         for (i, segment) in segments.iter().enumerate().filter(|(i, _)| merges[*i]) {
             let part = snapshot.parts.get(i).and_then(Option::as_ref);
             let reader = SegmentReader::open(collection, meter, segment, part).await?.uncached();
-            let merged = inputs.merge(meter, reader, snapshot, &touched, first, now_ms).await?;
+            let merged = inputs.merge(meter, reader, snapshot, winners, first, now_ms, out).await?;
             first += merged.moved.len();
             inputs.merged.push(merged);
             done += segment.live();
             progress(Progress { stage: Stage::Read, done, total });
         }
-        if touched.is_empty() {
+        let hashes = &winners.hashes();
+        if hashes.is_empty() {
             return Ok(inputs);
         }
         let schema = Arc::new(snapshot.schema.clone());
@@ -93,24 +120,27 @@ impl Inputs {
             let part = snapshot.parts.get(i).and_then(Option::as_ref);
             async move {
                 let reader = SegmentReader::open(collection, &meter, segment, part).await?;
-                let marks = marks::find(&meter, &reader, schema, &folded.touched).await?;
+                let marks = marks::find(&meter, &reader, schema, winners, hashes).await?;
                 Ok::<_, esker_format::Error>(Kept { reader, marks, part: part.cloned() })
             }
         });
-        inputs.kept = try_join_all(kept).await?;
+        let kept: Vec<_> = kept.collect();
+        inputs.kept = stream::iter(kept).buffered(out.at_once()).try_collect().await?;
         inputs.kept.retain(|k| !k.marks.is_empty());
         Ok(inputs)
     }
 
     /// Reads the live rows of a segment exactly, and drops those that the tail touched or that expired.
+    #[allow(clippy::too_many_arguments, reason = "one call of one caller")]
     async fn merge(
         &mut self,
         meter: &Meter,
         reader: SegmentReader,
-        snapshot: &Snapshot,
-        touched: &HashSet<&str>,
+        snapshot: &Unfolded,
+        winners: &Winners,
         first: usize,
         now_ms: i64,
+        out: &mut Gathered,
     ) -> Result<Merged> {
         let (mut moved, mut dropped, mut hash) = (Vec::new(), Marks::new(), SetHash::default());
         {
@@ -124,7 +154,7 @@ impl Inputs {
                 for (i, ordinal) in live.ordinals.iter().enumerate() {
                     let version = versions.get(i);
                     let expired = expiries.is_valid(i) && is_expired(expiries.value(i), now_ms);
-                    let overwritten = touched.contains(version.id);
+                    let overwritten = winners.touch(version.id);
                     keeps.push(!expired && !overwritten);
                     if expired || overwritten {
                         dropped.insert(*ordinal, version.hash());
@@ -134,18 +164,10 @@ impl Inputs {
                         hash += version.hash();
                     }
                 }
-                let kept = keep(&live.batch, keeps)?;
-                if kept.num_rows() > 0 {
-                    self.rows.push(kept);
-                }
+                out.push(keep(&live.batch, keeps)?)?;
             }
         }
         Ok(Merged { reader, moved, first, dropped, hash })
-    }
-
-    /// The rows that move, in the order of their numbers.
-    pub(super) fn take_rows(&mut self) -> Vec<RecordBatch> {
-        std::mem::take(&mut self.rows)
     }
 
     /// Number of rows that move.

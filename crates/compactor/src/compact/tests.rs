@@ -137,7 +137,7 @@ fn vectors(batch: &arrow::array::RecordBatch) -> Vec<Vec<f32>> {
 }
 
 fn compactor() -> Compactor {
-    Compactor::new(Options { threads: 2, seed: 3 })
+    Compactor::new(Options { threads: 2, seed: 3, ..Options::default() })
 }
 
 /// Vectors that f16 holds exactly.
@@ -261,6 +261,67 @@ async fn random_writes_and_compactions_keep_what_an_oracle_keeps() {
     }
 }
 
+/// Everything goes through scratch files: the least memory there is.
+fn tight() -> Compactor {
+    Compactor::new(Options { threads: 2, seed: 3, memory: 1 })
+}
+
+#[tokio::test(start_paused = true)]
+async fn without_memory_the_same_rows_are_kept() {
+    for seed in 0..3 {
+        let mut world = World::new(VectorType::F16).await;
+        let mut random = SplitMix::new(seed);
+        for cycle in 0..5 {
+            for _ in 0..1 + random.below(3) {
+                let (first, count) = (random.below(60), 1 + random.below(200));
+                world.import(first, exact(count, seed * 100 + cycle)).await;
+                for _ in 0..random.below(8) {
+                    world.write(&[delete(random.below(120))]).await;
+                }
+            }
+            // Memory for one entry at a time: as many commits as entries.
+            let tail = world.process(5).await.unfolded(&Meter::new(), u64::MAX).await.unwrap().tail.len();
+            let report = tight().compact(&Meter::new(), &world.collection, &|_| {}).await.unwrap();
+            assert_eq!((report.committed, report.folded_entries), (true, tail as u64));
+            assert!(report.segments_out <= plan::MOST_SEGMENTS);
+            world.check().await;
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_built_in_scratch_files_is_uploaded_from_them() {
+    // Above 16 MiB an upload has parts.
+    let objects = Arc::new(InMemory::new());
+    let settings = Settings { dimension: 512, metric: Metric::L2, vector_type: VectorType::F32 };
+    let store = process(&objects, 1);
+    let meter = Meter::new();
+    let collection = store.create(&meter, &name(), settings, fixture::schema()).await.unwrap();
+    for entry in 0..3u128 {
+        let mut data = Vec::new();
+        for (n, vector) in clustered(4000, 512, entry as u64).into_iter().enumerate() {
+            put(&mut data, &Write::Upsert { id: format!("record-{entry}-{n}"), vector, expires_at: None });
+        }
+        let blocks = vec![Block { rows: 4000, data: data.into() }];
+        let batch = PendingBatch { token: Token(entry), op: Op::Upsert, arrived_ms: NOW, blocks };
+        collection.append(&meter, batch, true).await.unwrap();
+    }
+    let directory = tempfile::tempdir().unwrap();
+    let compactor = Compactor::new(Options { threads: 2, seed: 3, memory: 8 << 20 })
+        .with_scratch(Arc::new(crate::DirectoryScratch::new(directory.path())));
+    let report = compactor.compact(&meter, &collection, &|_| {}).await.unwrap();
+    assert_eq!((report.rows, report.folded_entries, report.segments_out), (12_000, 3, 1));
+    let snapshot = collection.snapshot(&meter).await.unwrap();
+    let reader =
+        SegmentReader::open(&collection, &meter, &snapshot.manifest.segments[0], None).await.unwrap();
+    let rows = reader.rows(&meter).await.unwrap();
+    let columns = all_columns(&snapshot.schema);
+    let batches: Vec<_> = rows.live(&meter, &snapshot.schema, &columns).try_collect().await.unwrap();
+    let hashes = batches.iter().flat_map(|b| versions(&b.batch).unwrap().map(|v| v.hash()));
+    assert_eq!(hashes.sum::<SetHash>(), snapshot.manifest.hashes.live);
+    assert!(std::fs::read_dir(directory.path()).unwrap().next().is_none());
+}
+
 async fn ready<'a>(meter: &'a Meter, collection: &'a Arc<Collection>) -> Box<Commit<'a>> {
     match compactor().prepare(meter, collection, &|_| {}).await.unwrap() {
         Prepared::Ready(commit) => commit,
@@ -312,7 +373,7 @@ async fn marks_of_a_rival_are_carried_over() {
     let ours = ready(&meter, &own).await;
     world.write(&[delete(200), delete(201), delete(405)]).await;
     fold_only(&rival).await;
-    let Round::Done(report) = ours.run().await.unwrap() else { panic!("marks can be carried over") };
+    let Round::Done(report, _) = ours.run().await.unwrap() else { panic!("marks can be carried over") };
     assert_eq!((report.carried, report.merged, report.expired), (1, 1, 10));
     (400..410).for_each(|n| drop(world.truth.remove(&format!("record-{n}"))));
     let manifest = world.check().await;
@@ -323,14 +384,17 @@ async fn marks_of_a_rival_are_carried_over() {
 /// Folds a tail of deletes without merging anything.
 async fn fold_only(collection: &Arc<Collection>) {
     let meter = Meter::new();
-    let snapshot = collection.snapshot_newest(&meter).await.unwrap();
-    let folded = fold(collection.id(), &snapshot.rows, NOW).unwrap();
+    let snapshot = collection.unfolded(&meter, u64::MAX).await.unwrap();
+    let tail = Tail::open(&meter, collection, &snapshot, u64::MAX).await.unwrap();
+    let winners = fold(collection, &tail, NOW).await.unwrap();
+    let mut rows = Gathered::Memory(Vec::new());
     let none = vec![false; snapshot.manifest.segments.len()];
-    let inputs = Inputs::read(&meter, collection, &snapshot, &folded, &none, NOW, &|_| {}).await.unwrap();
-    let work = Work::new(&snapshot, &inputs, &folded);
+    let inputs =
+        Inputs::read(&meter, collection, &snapshot, &winners, &none, NOW, &mut rows, &|_| {}).await.unwrap();
+    let work = Work::new(&snapshot, &inputs, &winners, SetHash::default());
     let base = snapshot.manifest.clone();
     let commit = Commit { meter: &meter, collection, base, inputs, work, built: None, progress: &|_| {} };
-    assert!(matches!(commit.run().await.unwrap(), Round::Done(_)));
+    assert!(matches!(commit.run().await.unwrap(), Round::Done(..)));
 }
 
 #[tokio::test(start_paused = true)]

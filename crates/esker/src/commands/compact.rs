@@ -1,6 +1,6 @@
 //! `esker compact`.
 
-use esker_compactor::{Compactor, Options, Progress, Report, Stage};
+use esker_compactor::{Progress, Report, Stage};
 use esker_format::{Name, Result};
 use esker_store::{Meter, Store};
 use indicatif::ProgressBar;
@@ -9,15 +9,15 @@ use serde_json::{Value, json};
 use super::known;
 use crate::output::{Output, bytes, cost_line, io_json, plural};
 use crate::progress::bar;
-use crate::settings::{name, open_store, threads};
+use crate::settings::{Resources, name};
 
-pub async fn run(collection: &str, url: &str, output: &Output) -> Result<()> {
+pub async fn run(collection: &str, url: &str, resources: &Resources, output: &Output) -> Result<()> {
     let collection = name(collection)?;
-    let store = open_store(url, false)?;
+    let store = resources.open_store(url, false)?;
     let meter = Meter::new();
     let clock = store.client().seams().clock.clone();
     let start = clock.elapsed();
-    let report = fold(&store, &meter, &collection, output).await;
+    let report = fold(&store, &meter, &collection, resources, output).await;
     let report = known(&store, &collection, report).await?;
     let ms = (clock.elapsed() - start).as_secs_f64() * 1000.0;
     let mut value = report_json(&report);
@@ -28,16 +28,17 @@ pub async fn run(collection: &str, url: &str, output: &Output) -> Result<()> {
     Ok(())
 }
 
-/// A compactor with the machine to itself.
-pub fn compactor() -> Compactor {
-    Compactor::new(Options { threads: threads(), ..Options::default() })
-}
-
 /// Compacts, with a progress bar.
-pub async fn fold(store: &Store, meter: &Meter, collection: &Name, output: &Output) -> Result<Report> {
+pub async fn fold(
+    store: &Store,
+    meter: &Meter,
+    collection: &Name,
+    resources: &Resources,
+    output: &Output,
+) -> Result<Report> {
     let handle = store.collection(meter, collection).await?;
     let bar = bar(output, "compacting", None);
-    let report = compactor().compact(meter, &handle, &|p| show(&bar, p)).await;
+    let report = resources.compactor().compact(meter, &handle, &|p| show(&bar, p)).await;
     bar.finish_and_clear();
     report
 }

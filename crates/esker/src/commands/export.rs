@@ -24,13 +24,13 @@ use super::{engine, known};
 use crate::args::Export;
 use crate::output::{Output, bytes, cost_line, io_json, plural};
 use crate::progress::bar;
-use crate::settings::{name, open_store};
+use crate::settings::{Resources, name};
 
-pub async fn run(args: Export, url: &str, output: &Output) -> Result<()> {
+pub async fn run(args: Export, url: &str, resources: &Resources, output: &Output) -> Result<()> {
     let collection = name(&args.collection)?;
     let format = FileFormat::of(&args.file)?;
     let filter = args.filter.as_deref().map(filter).transpose()?;
-    let (store, meter) = (open_store(url, false)?, Meter::new());
+    let (store, meter) = (resources.open_store(url, false)?, Meter::new());
     let clock = store.client().seams().clock.clone();
     let start = clock.elapsed();
     let reader = engine(&store).collection(&collection);
@@ -46,7 +46,9 @@ pub async fn run(args: Export, url: &str, output: &Output) -> Result<()> {
     // Under another name until it is whole.
     let file = partial(&args.file)?;
     let handle = file.reopen().map_err(|e| cannot_write(&args.file, e))?;
-    let mut writer = Writer::new(format, handle, &scan.schema)?;
+    // A row group is held until it is whole.
+    let group = usize::try_from(resources.memory / 8).unwrap_or(usize::MAX);
+    let mut writer = Writer::new(format, handle, &scan.schema, group)?;
     let bar = bar(output, "exporting", Some(total));
     let (mut rows, mut batches) = (0, scan.batches);
     while let Some(batch) = batches.try_next().await? {
@@ -121,10 +123,11 @@ enum Writer {
 }
 
 impl Writer {
-    fn new(format: FileFormat, file: File, schema: &SchemaRef) -> Result<Self> {
+    fn new(format: FileFormat, file: File, schema: &SchemaRef, row_group: usize) -> Result<Self> {
         Ok(match format {
             FileFormat::Parquet => {
                 let properties = WriterProperties::builder()
+                    .set_max_row_group_bytes(Some(row_group))
                     .set_compression(Compression::ZSTD(Default::default()))
                     .set_column_dictionary_enabled("vector.list.element".into(), false)
                     .set_column_compression("vector.list.element".into(), Compression::UNCOMPRESSED)

@@ -9,13 +9,13 @@ use esker_ingest::{CollectionSink, Compact};
 use esker_store::{Collection, Meter, Store};
 use serde_json::json;
 
-use super::compact::{compactor, fold, report_json, text as compacted};
+use super::compact::{fold, report_json, text as compacted};
 use crate::args::Import;
 use crate::output::{Output, cost_line, count, io_json, plural};
 use crate::progress::bar;
-use crate::settings::{name, open_store};
+use crate::settings::{Resources, name};
 
-pub async fn run(args: Import, url: &str, output: &Output) -> Result<()> {
+pub async fn run(args: Import, url: &str, resources: &Resources, output: &Output) -> Result<()> {
     let into = match &args.into {
         Some(text) => name(text)?,
         None => file::collection_name(&args.file)?,
@@ -28,11 +28,12 @@ pub async fn run(args: Import, url: &str, output: &Output) -> Result<()> {
         vector_type: args.vector_type,
         existing: None,
     };
-    let store = open_store(url, true)?;
+    let store = resources.open_store(url, true)?;
     let meter = Meter::new();
-    let done = import(&store, &meter, &args.file, &into, overrides, output, &|note| output.say(note)).await?;
+    let say = |note: &str| output.say(note);
+    let done = import(&store, &meter, &args.file, &into, overrides, resources, output, &say).await?;
     let report = match args.compact {
-        true => Some(fold(&store, &meter, &into, output).await?),
+        true => Some(fold(&store, &meter, &into, resources, output).await?),
         false => None,
     };
     let Imported { inspected, created, report: imported, seconds } = &done;
@@ -82,12 +83,14 @@ impl Imported {
 }
 
 /// Streams a file into a collection, which is created if need be.
+#[allow(clippy::too_many_arguments, reason = "each is one thing")]
 pub async fn import(
     store: &Arc<Store>,
     meter: &Meter,
     file: &Path,
     into: &Name,
     overrides: Overrides,
+    resources: &Resources,
     output: &Output,
     say: &dyn Fn(&str),
 ) -> Result<Imported> {
@@ -113,10 +116,11 @@ pub async fn import(
         None => create(store, meter, into, &inspected.inference).await?,
     };
     let settings = collection.manifest(meter).await?.settings.clone();
-    let plan = Plan::new(file, inspected.clone(), collection.id().clone(), settings)?;
+    let plan =
+        Plan::new(file, inspected.clone(), collection.id().clone(), settings)?.with_memory(resources.memory);
     let bar = bar(output, "importing", inspected.rows);
     let show = |p: Progress| bar.set_position(p.rows);
-    let sink = CollectionSink::new(collection.clone(), meter.clone(), Some(inline(&collection)));
+    let sink = CollectionSink::new(collection.clone(), meter.clone(), Some(inline(&collection, resources)));
     let report = file::run(plan, &sink, clock.as_ref(), &show).await;
     bar.finish_and_clear();
     let seconds = (clock.elapsed() - start).as_secs_f64();
@@ -132,10 +136,10 @@ async fn create(store: &Store, meter: &Meter, into: &Name, found: &Inference) ->
 }
 
 /// Makes room in the log while the import runs.
-fn inline(collection: &Arc<Collection>) -> Compact {
-    let collection = collection.clone();
+fn inline(collection: &Arc<Collection>, resources: &Resources) -> Compact {
+    let (collection, compactor) = (collection.clone(), resources.compactor());
     Box::new(move || {
-        let collection = collection.clone();
-        Box::pin(async move { compactor().compact(&Meter::new(), &collection, &|_| {}).await.map(drop) })
+        let (collection, compactor) = (collection.clone(), compactor.clone());
+        Box::pin(async move { compactor.compact(&Meter::new(), &collection, &|_| {}).await.map(drop) })
     })
 }

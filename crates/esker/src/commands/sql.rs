@@ -10,15 +10,17 @@ use super::engine;
 use crate::args::Sql;
 use crate::output::{Output, cost_line, io_json, plural};
 use crate::rows::{json_of, table_of};
-use crate::settings::open_store;
+use crate::settings::Resources;
 
-pub async fn run(args: Sql, url: &str, output: &Output) -> Result<()> {
+pub async fn run(args: Sql, url: &str, resources: &Resources, output: &Output) -> Result<()> {
     let params =
         args.params.iter().enumerate().map(|(i, text)| param(i + 1, text)).collect::<Result<Vec<_>>>()?;
-    let (store, meter) = (open_store(url, false)?, Meter::new());
+    let (store, meter) = (resources.open_store(url, false)?, Meter::new());
     let clock = store.client().seams().clock.clone();
     let start = clock.elapsed();
-    let answer = query(&engine(&store), &meter, &args.query, &params).await?;
+    // Results are printed whole: as text they take several times their bytes.
+    let memory = usize::try_from(resources.memory / 4).unwrap_or(usize::MAX);
+    let answer = query(&engine(&store), &meter, &args.query, &params, sql::Options { memory }).await?;
     let ms = (clock.elapsed() - start).as_secs_f64() * 1000.0;
     match output.is_json() {
         true => {
@@ -34,8 +36,14 @@ pub async fn run(args: Sql, url: &str, output: &Output) -> Result<()> {
 }
 
 /// Runs a query at the newest state of every collection that it names.
-pub async fn query(engine: &Engine, meter: &Meter, text: &str, params: &[Param]) -> Result<sql::QueryOutput> {
-    sql::query(engine.catalog(meter), text, params, sql::Options::default()).await
+pub async fn query(
+    engine: &Engine,
+    meter: &Meter,
+    text: &str,
+    params: &[Param],
+    options: sql::Options,
+) -> Result<sql::QueryOutput> {
+    sql::query(engine.catalog(meter), text, params, options).await
 }
 
 /// A value for `$number`. What is not JSON is a text.

@@ -1,6 +1,6 @@
 use super::*;
 
-const ALIVE: Probe = Probe { floors: SlotFloors { wal: 4, base: 2 }, dropped: false };
+const ALIVE: Probe = Probe { floor: 4, dropped: false };
 
 #[test]
 fn slots_stay_dense() {
@@ -11,13 +11,11 @@ fn slots_stay_dense() {
 
 #[test]
 fn a_slot_is_settled_by_read_back_and_floor() {
-    assert_eq!(settle(5, None, Slot::Mine, &ALIVE), Outcome::Acknowledge);
-    assert_eq!(settle(5, None, Slot::Rival, &ALIVE), Outcome::Next);
-    assert_eq!(settle(5, None, Slot::Absent, &ALIVE), Outcome::SameAgain);
-    assert_eq!(settle(4, None, Slot::Mine, &ALIVE), Outcome::Unknown);
-    assert_eq!(settle(5, Some(1), Slot::Mine, &ALIVE), Outcome::Unknown);
-    assert_eq!(settle(5, Some(2), Slot::Mine, &ALIVE), Outcome::Acknowledge);
-    assert_eq!(settle(5, None, Slot::Mine, &Probe { dropped: true, ..ALIVE }), Outcome::Gone);
+    assert_eq!(settle(5, Slot::Mine, &ALIVE), Outcome::Acknowledge);
+    assert_eq!(settle(5, Slot::Rival, &ALIVE), Outcome::Next);
+    assert_eq!(settle(5, Slot::Absent, &ALIVE), Outcome::SameAgain);
+    assert_eq!(settle(4, Slot::Mine, &ALIVE), Outcome::Unknown);
+    assert_eq!(settle(5, Slot::Mine, &Probe { dropped: true, ..ALIVE }), Outcome::Gone);
 }
 
 #[test]
@@ -27,4 +25,16 @@ fn a_tail_is_the_contiguous_run() {
     assert_eq!(tail(0, []), [] as [Seq; 0]);
     assert!(complete(4, &Floors { wal: 4, ..Floors::default() }));
     assert!(!complete(3, &Floors { wal: 4, ..Floors::default() }));
+}
+
+#[test]
+fn what_was_read_holds_only_while_every_later_entry_is_known() {
+    assert_eq!(between(5, 5, true, false), Between::Untouched);
+    assert_eq!(between(5, 6, true, false), Between::Touched);
+    assert_eq!(between(5, 0, false, false), Between::Touched);
+    assert_eq!(between(5, 0, true, true), Between::Touched);
+    assert_eq!(claim(Between::Untouched, LOSSES - 1), Claim::Put);
+    assert_eq!(claim(Between::Touched, LOSSES - 1), Claim::Evaluate);
+    assert_eq!(claim(Between::Untouched, LOSSES), Claim::GiveUp);
+    assert_eq!(claim(Between::Touched, LOSSES), Claim::GiveUp);
 }

@@ -87,10 +87,8 @@ impl Columns {
 
 /// Types are only added or widened, so a batch that does not fit was written under a newer schema.
 fn stale(key: &str) -> Error {
-    Error::internal(format!(
-        "the schema is stale: metadata key `{key}` was added or widened after it was read"
-    ))
-    .with_hint("read the manifest again")
+    let message = format!("the schema is stale: metadata key `{key}` was added or widened after it was read");
+    Error::new(crate::Kind::Conflict, message).with_hint("read the manifest again")
 }
 
 /// Arrow's 32-bit offsets end here.

@@ -113,7 +113,7 @@ impl RowsBuilder {
     /// Appends the records of one block. After an error the builder is of no more use.
     ///
     /// # Errors
-    /// Corrupt when the bytes are not the announced records. Internal with "the schema is stale" when a key was
+    /// Corrupt when the bytes are not the announced records. Conflict with "the schema is stale" when a key was
     /// added or widened after the schema was read: read the manifest and start again.
     pub fn append_block(&mut self, block: &[u8], context: &BlockContext) -> Result<()> {
         let announced =

@@ -15,6 +15,9 @@ pub(super) mod branch {
     pub const STRINGS: i64 = 7;
 }
 
+/// Rank, score and distance as clients write them: the null branch.
+const RESULTS: [u8; 3] = [0, 0, 0];
+
 /// Appends one record; the fields that only results have are null. Nothing is checked here.
 pub fn encode_record(out: &mut Vec<u8>, r: &RecordRef<'_>) {
     put_bytes(out, r.id.as_bytes());
@@ -39,7 +42,7 @@ pub fn encode_record(out: &mut Vec<u8>, r: &RecordRef<'_>) {
         }
     }
     put_long(out, r.version);
-    out.extend_from_slice(&[0, 0, 0]); // rank, score, distance: the null branch
+    out.extend_from_slice(&RESULTS);
 }
 
 /// Appends the record that deletes `id`: empty vector, no metadata.
@@ -63,6 +66,20 @@ impl Record {
             version: self.version,
         };
         encode_record(out, &record);
+    }
+
+    /// Appends the record as a result: with rank, score and distance.
+    pub fn encode_result(&self, out: &mut Vec<u8>) {
+        self.encode(out);
+        // The null branches that end a record as clients write it.
+        out.truncate(out.len() - RESULTS.len());
+        let bytes = |v: Option<f32>| v.map(f32::to_le_bytes);
+        put_long(out, i64::from(self.rank.is_some()));
+        self.rank.iter().for_each(|rank| put_long(out, i64::from(*rank)));
+        for value in [bytes(self.score), bytes(self.distance)] {
+            put_long(out, i64::from(value.is_some()));
+            value.iter().for_each(|v| out.extend_from_slice(v));
+        }
     }
 }
 

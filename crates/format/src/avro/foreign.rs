@@ -5,7 +5,6 @@
 //! exploding by repetition, arrays of items of no bytes) is refused before a value is read.
 
 use std::collections::HashMap;
-use std::io::{self, Read};
 
 use apache_avro::Schema as Avro;
 use apache_avro::reader::datum::GenericDatumReader;
@@ -17,6 +16,8 @@ use super::container::{Block, Container};
 use super::walk::{Fault, invalid};
 use crate::error::{Error, Result};
 use crate::record::{FINGERPRINT, Record, SCHEMA, Value, fingerprint};
+
+mod skip;
 
 /// Types that one record of a writer schema may have, references followed.
 const SCHEMA_WEIGHT: u32 = 4_096;
@@ -81,35 +82,26 @@ impl Normaliser {
             Error::invalid(format!("records[{row}]"), format!("it cannot be decoded by its Avro schema: {e}"))
         };
         let reader = GenericDatumReader::builder(writer).build().map_err(|e| undecodable(first_row, e))?;
-        let mut rest = Exact { rest: &block.data, passed_end: false };
-        let mut out = Vec::with_capacity(block.data.len());
+        let named = skip::named(writer);
+        let (mut rest, mut out) = (&block.data[..], Vec::with_capacity(block.data.len()));
         for row in first_row..first_row.saturating_add(block.rows) {
-            let tree = reader.read_value(&mut rest).map_err(|e| undecodable(row, e))?;
-            if rest.passed_end {
-                return Err(Error::invalid(format!("records[{row}]"), "the data ends within this record"));
+            let broken = |what: &str| {
+                let message = format!("it cannot be decoded by its Avro schema: {what}");
+                Error::invalid(format!("records[{row}]"), message)
+            };
+            let length = skip::record(writer, &named, rest).map_err(broken)?;
+            let (mut own, after) = rest.split_at(length);
+            rest = after;
+            let tree = reader.read_value(&mut own).map_err(|e| undecodable(row, e))?;
+            if !own.is_empty() {
+                return Err(broken("its length is not that of its fields"));
             }
             record(tree).map_err(|fault| invalid(row, &fault))?.encode(&mut out);
         }
-        if !rest.rest.is_empty() {
-            return Err(Error::invalid(
-                "records",
-                format!("{} bytes follow the last record", rest.rest.len()),
-            ));
+        if !rest.is_empty() {
+            return Err(Error::invalid("records", format!("{} bytes follow the last record", rest.len())));
         }
         Ok(Block { rows: block.rows, data: Bytes::from(out) })
-    }
-}
-
-/// Remembers reads past the end, which apache-avro takes for nulls.
-struct Exact<'a> {
-    rest: &'a [u8],
-    passed_end: bool,
-}
-
-impl Read for Exact<'_> {
-    fn read(&mut self, to: &mut [u8]) -> io::Result<usize> {
-        self.passed_end |= to.len() > self.rest.len();
-        self.rest.read(to)
     }
 }
 

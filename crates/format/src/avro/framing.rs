@@ -4,8 +4,10 @@
 use bytes::Bytes;
 
 use crate::error::{Error, Result};
-use crate::record::SCHEMA_VERSION;
+use crate::record::{Op, SCHEMA_VERSION};
 
+/// What errors call the payload.
+const FIELD: &str = "avro_payload";
 /// Longest operation name.
 const OPERATION_BYTES: usize = 64;
 
@@ -31,23 +33,42 @@ pub fn encode(operation: &str, data: &[u8]) -> Vec<u8> {
 /// Takes a frame apart; the data is not copied.
 ///
 /// # Errors
-/// Invalid, with the versions supported when the schema version is another.
+/// Invalid when the frame is cut short, or with the versions supported when the schema version is another.
 pub fn decode(bytes: &Bytes) -> Result<Frame> {
-    let wrong = |m: &str| Error::invalid("avro_payload", m);
+    let wrong = |m: String| Error::invalid(FIELD, m);
     let (Some(version), Some(length)) = (u32_at(bytes, 0), u32_at(bytes, 4)) else {
-        return Err(wrong("a payload starts with 8 bytes of schema version and operation length"));
+        return Err(wrong(format!(
+            "it has {} bytes, and starts with 8 of schema version and operation length",
+            bytes.len()
+        )));
     };
     if version != SCHEMA_VERSION {
-        return Err(Error::invalid("avro_payload", format!("schema version {version} is not supported"))
+        return Err(wrong(format!("schema version {version} is not supported"))
             .with_hint(format!("this server supports schema version {SCHEMA_VERSION}")));
     }
     let length = length as usize;
-    if length > OPERATION_BYTES || bytes.len() - 8 < length {
-        return Err(wrong("the operation's length is beyond the payload or 64 bytes"));
+    if length > OPERATION_BYTES {
+        return Err(wrong(format!("the operation has {length} bytes, the limit is {OPERATION_BYTES}")));
     }
+    let Some(operation) = bytes.get(8..8 + length) else {
+        return Err(wrong(format!("it ends within the operation, which has {length} bytes")));
+    };
     let operation =
-        std::str::from_utf8(&bytes[8..8 + length]).map_err(|_| wrong("the operation is not UTF-8"))?;
+        std::str::from_utf8(operation).map_err(|_| wrong("the operation is not UTF-8".to_owned()))?;
     Ok(Frame { operation: operation.to_owned(), data: bytes.slice(8 + length..) })
+}
+
+impl Frame {
+    /// The write that the frame names.
+    ///
+    /// # Errors
+    /// Invalid when it names no write.
+    pub fn write(&self) -> Result<Op> {
+        [Op::Upsert, Op::Delete].into_iter().find(|op| op.as_str() == self.operation).ok_or_else(|| {
+            let message = format!("the operation `{}` is no write", self.operation.escape_debug());
+            Error::invalid(FIELD, message).with_hint("the writes are upsert and delete")
+        })
+    }
 }
 
 fn u32_at(bytes: &[u8], at: usize) -> Option<u32> {

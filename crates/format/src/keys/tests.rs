@@ -16,7 +16,7 @@ fn every_key_parses_to_what_built_it() {
         (keys.rows(made), of(Part::Rows(made))),
         (keys.index(made), of(Part::Index(made))),
         (keys.deletes(made), of(Part::Deletes(made))),
-        (keys.body(made), of(Part::Body(made))),
+        (keys.body(5, made.token), of(Part::Body(5, made.token))),
         (keys.inbox(5, made.token), of(Part::Inbox(5, made.token))),
         (keys.pin(5, made.token), of(Part::Pin(5, made.token))),
         (keys.work(made), of(Part::Work(made))),

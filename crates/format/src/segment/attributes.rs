@@ -30,7 +30,7 @@ mod directory;
 mod number;
 mod plan;
 
-pub use build::AttributesBuilder;
+pub use build::{AttributesBuilder, ColumnsWriter};
 pub use directory::{Chunk, Column, Directory};
 pub use plan::Plan;
 

@@ -191,6 +191,8 @@ pub(crate) fn build(n: usize, spill: bool) -> Built {
         spill: postings.as_ref().map(|(starts, ordinals)| Spill { starts, ordinals }),
         payload: &payload,
         attributes: &attributes,
+        payload_spool: None,
+        attributes_spool: None,
     };
     let mut index = Vec::new();
     let summary = IndexWriter::new(parts).unwrap().write(&mut index).unwrap();

@@ -38,7 +38,7 @@ use serde::{Deserialize, Serialize};
 use crate::id::Seq;
 use crate::schema::{Schema, Settings};
 pub use header::Header;
-pub use writer::{IndexParts, IndexSummary, IndexWriter, Spill};
+pub use writer::{IndexParts, IndexSummary, IndexWriter, Spill, Spool};
 
 /// Greatest size of the payload sizes and of the attribute directory in the header.
 pub const HOT_BYTES: usize = 64 << 10;

@@ -22,10 +22,10 @@ pub use writer::RowsWriter;
 pub const VECTOR_COLUMN: usize = 1;
 /// Greatest number of rows of a row group.
 const GROUP_ROWS: u32 = 65_536;
-/// Greatest number of vector bytes of a row group.
-const GROUP_BYTES: u64 = 128 << 20;
+/// Greatest number of vector bytes of a row group: who writes or reads one holds it whole.
+const GROUP_BYTES: u64 = 32 << 20;
 
-/// Rows of every row group but the last: the largest multiple of [`PAGE_ROWS`] up to 65,536 whose vectors fit 128 MiB.
+/// Rows of every row group but the last: the largest multiple of [`PAGE_ROWS`] up to 65,536 whose vectors fit 32 MiB.
 /// `stride` is the size of a vector in bytes.
 pub fn row_group_rows(stride: u32) -> u32 {
     let fit = GROUP_BYTES / u64::from(stride.max(1)) / u64::from(PAGE_ROWS) * u64::from(PAGE_ROWS);

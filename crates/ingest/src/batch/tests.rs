@@ -17,7 +17,7 @@ fn record(id: &str, vector: &[f32]) -> Record {
 
 #[test]
 fn a_request_is_one_batch() {
-    let cut = target(2).upsert(&[record("a", &[1.0, 2.0]), record("b", &[3.0, 4.0])]).unwrap();
+    let cut = target(2).records(Op::Upsert, &[record("a", &[1.0, 2.0]), record("b", &[3.0, 4.0])]).unwrap();
     assert_eq!((cut.rows(), cut.blocks.len(), cut.op), (2, 1, Op::Upsert));
     let cut = target(2).delete(&["a", "b", "c"]).unwrap();
     assert_eq!((cut.rows(), cut.op), (3, Op::Delete));
@@ -34,16 +34,16 @@ fn bad_requests_name_the_field() {
         Record { metadata: [("x".to_owned(), Value::Float(f64::NAN))].into(), ..record("a", &[1.0, 2.0]) };
     let good = record("b", &[1.0, 2.0]);
     let cases: [(Result<Cut>, &str); 10] = [
-        (target.upsert(&[]), "records"),
-        (target.upsert(&[good.clone(), record("a", &[1.0])]), "records[1].vector"),
-        (target.upsert(&[record("a", &[0.0, 0.0])]), "records[0].vector"),
-        (target.upsert(&[record("a", &[f32::NAN, 0.0])]), "records[0].vector"),
-        (target.upsert(&[record("", &[1.0, 2.0])]), "records[0].id"),
-        (target.upsert(&[good.clone(), rank]), "records[1].rank"),
-        (target.upsert(&[other]), "records[0].collection_id"),
-        (target.upsert(&[nan]), "records[0].metadata.x"),
+        (target.records(Op::Upsert, &[]), "records"),
+        (target.records(Op::Upsert, &[good.clone(), record("a", &[1.0])]), "records[1].vector"),
+        (target.records(Op::Upsert, &[record("a", &[0.0, 0.0])]), "records[0].vector"),
+        (target.records(Op::Upsert, &[record("a", &[f32::NAN, 0.0])]), "records[0].vector"),
+        (target.records(Op::Upsert, &[record("", &[1.0, 2.0])]), "records[0].id"),
+        (target.records(Op::Upsert, &[good.clone(), rank]), "records[1].rank"),
+        (target.records(Op::Upsert, &[other]), "records[0].collection_id"),
+        (target.records(Op::Upsert, &[nan]), "records[0].metadata.x"),
         (target.delete(&["x".repeat(257)]), "records[0].id"),
-        (target.upsert(&vec![good; limits::BATCH_ROWS + 1]), "records"),
+        (target.records(Op::Upsert, &vec![good; limits::BATCH_ROWS + 1]), "records"),
     ];
     for (answer, field) in cases {
         let e = answer.unwrap_err();

@@ -10,7 +10,7 @@ use super::sample::{Element, Key, Sample, SampleColumn, Shape, VectorShape};
 /// Columns that map to fields of the record.
 pub(crate) const FIELDS: [&str; 4] = ["_timestamp", "_created_at", "_expires_at", "_version"];
 /// Columns that the store itself sets, as an export has them.
-const OWN: [&str; 3] = ["_updated_at", "_seq", "_row"];
+pub(crate) const OWN: [&str; 3] = ["_updated_at", "_seq", "_row"];
 /// Names of columns that are ids when they can be, best first.
 const ID_NAMES: [&str; 5] = ["id", "_id", "key", "uuid", "name"];
 /// Names of the column to take when several could hold the vectors, best first.

@@ -21,7 +21,13 @@ pub struct Plan {
     again: Option<Token>,
     /// Most records and bytes of a batch.
     limits: (usize, usize),
+    memory: u64,
 }
+
+/// Batches in flight, each held twice while it is sent, take this share of the memory.
+const IN_FLIGHT_SHARE: u64 = 8;
+/// Most batches in flight.
+const IN_FLIGHT: u64 = 4;
 
 /// What batches depend on: all of it goes into the fingerprint.
 #[derive(serde::Serialize)]
@@ -57,7 +63,7 @@ impl Plan {
         }
         let target = Target { collection, settings };
         let limits = (limits::BATCH_ROWS, limits::BATCH_BYTES);
-        Ok(Plan { path: path.to_owned(), inspected, target, again: None, limits })
+        Ok(Plan { path: path.to_owned(), inspected, target, again: None, limits, memory: u64::MAX })
     }
 
     /// Imports the file even if the same import ran before: batches get names of their own.
@@ -72,6 +78,20 @@ impl Plan {
     pub fn with_limits(mut self, rows: usize, bytes: usize) -> Self {
         self.limits = (rows, bytes);
         self
+    }
+
+    /// Keeps batches in flight below an eighth of `memory` bytes, and as many read ahead. One is always in flight. What
+    /// the batches are does not depend on it.
+    #[must_use]
+    pub fn with_memory(mut self, memory: u64) -> Self {
+        self.memory = memory;
+        self
+    }
+
+    /// Batches in flight at once.
+    pub(crate) fn in_flight(&self) -> usize {
+        let room = self.memory / IN_FLIGHT_SHARE / (2 * self.limits.1.max(1) as u64);
+        room.clamp(1, IN_FLIGHT) as usize
     }
 
     /// What the file holds.

@@ -13,10 +13,6 @@ use super::plan::Plan;
 use crate::batch::Cut;
 use crate::sink::{Appended, BatchSink};
 
-/// Batches that wait to be appended.
-const WAITING: usize = 4;
-/// Appends in flight.
-const IN_FLIGHT: usize = 4;
 /// Times a batch is offered to a log that is full.
 const OFFERS: usize = 8;
 
@@ -64,10 +60,10 @@ pub async fn run(
     clock: &dyn Clock,
     progress: &(dyn Fn(Progress) + Sync),
 ) -> Result<Report> {
-    let inspected = plan.inspected();
+    let (inspected, in_flight) = (plan.inspected(), plan.in_flight());
     let mut now = Progress { file_bytes: inspected.bytes, total_rows: inspected.rows, ..Progress::default() };
     let read = Arc::new(AtomicU64::new(0));
-    let (send, mut receive) = mpsc::channel::<(Token, Cut)>(WAITING);
+    let (send, mut receive) = mpsc::channel::<(Token, Cut)>(plan.in_flight());
     let counter = read.clone();
     let reader = tokio::task::spawn_blocking(move || {
         let (fingerprint, mut number) = (plan.fingerprint()?, 0u64);
@@ -80,7 +76,7 @@ pub async fn run(
 
     let (mut report, mut failed) = (Report::default(), None);
     let mut appends = FuturesUnordered::new();
-    let mut flying = Flying::default();
+    let mut flying = Flying { most: in_flight, ids: Vec::new() };
     let mut waiting: Option<(Token, Cut)> = None;
     let mut open = true;
     loop {
@@ -88,7 +84,7 @@ pub async fn run(
             flying.start(&cut);
             appends.push(append(sink, token, cut, clock));
         }
-        let room = failed.is_none() && open && waiting.is_none() && appends.len() < IN_FLIGHT;
+        let room = failed.is_none() && open && waiting.is_none() && appends.len() < in_flight;
         tokio::select! {
             biased;
             next = receive.recv(), if room => match next {
@@ -173,6 +169,8 @@ async fn append(sink: &dyn BatchSink, token: Token, cut: Cut, clock: &dyn Clock)
             answer => break answer?,
         }
     };
+    // A compaction needs the room.
+    drop((batch, summary));
     // The batch is in either way; a log that stays full says so at a later append.
     if let Err(e) = sink.maybe_compact().await {
         tracing::warn!(error = %e, "the log could not be compacted");
@@ -182,14 +180,14 @@ async fn append(sink: &dyn BatchSink, token: Token, cut: Cut, clock: &dyn Clock)
 
 /// The ids of the batches in flight. Their order in the log is open, so a batch that repeats one of their ids waits:
 /// then the file's order holds for every id, also between a killed run and the next.
-#[derive(Default)]
 struct Flying {
+    most: usize,
     ids: Vec<(u64, HashSet<u64>)>,
 }
 
 impl Flying {
     fn admits(&self, cut: &Cut) -> bool {
-        self.ids.len() < IN_FLIGHT
+        self.ids.len() < self.most
             && !self.ids.iter().any(|(_, ids)| cut.summary.ids.iter().any(|id| ids.contains(id)))
     }
 

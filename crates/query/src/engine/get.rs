@@ -1,5 +1,7 @@
 //! Rows by id, counts, and figures about a collection.
 
+use std::sync::Arc;
+
 use esker_format::manifest::Manifest;
 use esker_format::record::Record;
 use esker_format::schema::{Schema, Settings};
@@ -11,18 +13,21 @@ use serde::Serialize;
 use super::Reader;
 use super::hits::{Include, payload_record, tail_record};
 use super::load::Need;
-use super::see::Access;
+use super::see::{Access, Seen};
 use crate::filter::Filter;
+use crate::search::check_columns;
 use crate::segment::{Payload, Rows, Vectors};
 
 /// Figures about a collection.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, utoipa::ToSchema)]
 pub struct Stats {
     /// The collection id: its name and which life of it.
     pub collection: String,
     /// Dimension, metric, element type.
+    #[schema(value_type = Object)]
     pub settings: Settings,
     /// Metadata columns.
+    #[schema(value_type = Vec<Object>)]
     pub schema: Schema,
     /// Version of the manifest.
     pub version: Version,
@@ -40,6 +45,17 @@ pub struct Stats {
     pub tail_entries: u64,
     /// Ids that the tail wrote or deleted.
     pub tail_ids: u64,
+}
+
+/// Rows by id.
+#[derive(Debug, Clone)]
+pub struct Got {
+    /// In the order of the ids; nothing for those that do not exist.
+    pub records: Vec<Option<Record>>,
+    /// The state that they are of.
+    pub seen: Seen,
+    /// Its metadata columns.
+    pub schema: Arc<Schema>,
 }
 
 async fn nothing() -> Result<()> {
@@ -66,11 +82,29 @@ impl Reader {
         include_vector: bool,
         min_position: Option<Seq>,
     ) -> Result<(Vec<Option<Record>>, Seq)> {
-        let now_ms = self.now_ms();
         let access = Access { min_position, ..Access::default() };
+        let got = self.get_in(meter, ids, None, include_vector, access).await?;
+        Ok((got.records, got.seen.position))
+    }
+
+    /// As [`Reader::get`], of the state that `access` names, with the metadata columns of `include`: all if not said.
+    ///
+    /// # Errors
+    /// `Invalid`, naming the field, for columns that the collection does not have.
+    pub async fn get_in(
+        &self,
+        meter: &Meter,
+        ids: &[String],
+        columns: Option<&[String]>,
+        include_vector: bool,
+        access: Access,
+    ) -> Result<Got> {
+        access.check()?;
+        let now_ms = self.now_ms();
         let (view, loaded) = self
             .see(meter, access, |draft| {
                 let read = async move {
+                    check_columns(columns, &draft.schema)?;
                     let hashes: Vec<u64> = ids.iter().map(|id| draft.id.hash_id(id)).collect();
                     let need = Need { now_ms, hashes: &hashes, ..Need::default() };
                     self.load(draft, need).await
@@ -78,7 +112,7 @@ impl Reader {
                 read.boxed()
             })
             .await?;
-        let include = Include::new(None, include_vector);
+        let include = Include::new(columns, include_vector);
         let reads = loaded.parts.iter().map(|part| {
             let (vectors_meter, payload_meter, view) = (meter.fork(), meter.fork(), &view);
             async move {
@@ -125,16 +159,26 @@ impl Reader {
             }
             out.push(found.filter(|r| r.expires_at.is_none_or(|at| at >= now_ms)));
         }
-        Ok((out, view.position))
+        Ok(Got { records: out, seen: view.seen(), schema: view.schema })
     }
 
     /// How many rows there are, or pass a filter. Also the position of the state.
     pub async fn count(&self, meter: &Meter, filter: Option<&Filter>) -> Result<(u64, Seq)> {
+        let (rows, seen) = self.count_in(meter, filter, Access::default()).await?;
+        Ok((rows, seen.position))
+    }
+
+    /// As [`Reader::count`], of the state that `access` names.
+    pub async fn count_in(
+        &self,
+        meter: &Meter,
+        filter: Option<&Filter>,
+        access: Access,
+    ) -> Result<(u64, Seen)> {
+        access.check()?;
         let now_ms = self.now_ms();
         let (view, loaded) = self
-            .see(meter, Access::default(), |draft| {
-                self.load(draft, Need { filter, now_ms, ..Need::default() }).boxed()
-            })
+            .see(meter, access, |draft| self.load(draft, Need { filter, now_ms, ..Need::default() }).boxed())
             .await?;
         let superseded = self.superseded(meter, &view, &loaded).await?;
         let live = |(part, gone): (&super::load::Part, _)| {
@@ -143,7 +187,7 @@ impl Reader {
         };
         let segments: u64 = loaded.parts.iter().zip(superseded.iter()).map(live).sum();
         let tail = view.tail.rows(loaded.filter.as_deref(), now_ms)?.len() as u64;
-        Ok((segments + tail, view.position))
+        Ok((segments + tail, view.seen()))
     }
 
     /// Figures of the newest state. No segment is read.
@@ -166,7 +210,7 @@ impl Reader {
     }
 
     /// The newest manifest and schema, for tables and tools.
-    pub async fn describe(&self, meter: &Meter) -> Result<(std::sync::Arc<Manifest>, Schema)> {
+    pub async fn describe(&self, meter: &Meter) -> Result<(Arc<Manifest>, Schema)> {
         let (view, ()) = self.see(meter, Access::default(), |_| nothing().boxed()).await?;
         Ok((view.manifest, view.schema.as_ref().clone()))
     }

@@ -100,7 +100,7 @@ pub(crate) fn tail_record(view: &View, at: TailRow, include: &Include<'_>) -> Re
     };
     let mut metadata = BTreeMap::new();
     for c in view.schema.columns.iter().filter(|c| include.has(&c.name)) {
-        if let Some(value) = value(batch, &c.name, c.kind, row) {
+        if let Some(value) = value_at(batch, &c.name, c.kind, row) {
             metadata.insert(c.name.clone(), value);
         }
     }
@@ -118,7 +118,7 @@ pub(crate) fn tail_record(view: &View, at: TailRow, include: &Include<'_>) -> Re
 }
 
 /// A metadata value of a decoded row; nothing if it is null.
-fn value(batch: &RecordBatch, name: &str, kind: ColumnType, row: usize) -> Option<Value> {
+pub(crate) fn value_at(batch: &RecordBatch, name: &str, kind: ColumnType, row: usize) -> Option<Value> {
     let column = batch.column_by_name(name)?;
     if column.is_null(row) {
         return None;

@@ -81,7 +81,9 @@ impl Reader {
         let asked = ask(settings, need.vectors)?;
         let filter = match (need.resolved, need.filter) {
             (Some(resolved), _) => Some(Arc::new(resolved.clone())),
-            (None, Some(filter)) => Some(Arc::new(filter.resolve(settings, &draft.schema)?)),
+            (None, Some(filter)) => {
+                Some(self.inner.filters.resolve(&draft.id, settings, &draft.schema, filter)?)
+            }
             (None, None) => None,
         };
         let segments = self.open_all(&draft).await?;

@@ -11,11 +11,14 @@ use esker_format::{Error, Result, Seq};
 use esker_store::Meter;
 use futures::stream::BoxStream;
 use futures::{FutureExt, StreamExt, TryStreamExt, stream};
+use roaring::RoaringBitmap;
 
 use super::Reader;
 use super::load::{Loaded, Need, Part};
+use super::nearest::place;
 use super::see::{Access, View};
 use crate::filter::Filter;
+use crate::search::{Place, TAIL};
 use crate::segment::{Payload, vector_array};
 use crate::tail::TailRow;
 
@@ -49,8 +52,60 @@ pub struct Scanned {
     pub position: Seq,
 }
 
+/// The first row of a scan, which goes through the segments by ordinal and then through the tail.
+pub(super) const START: Place = (0, 0);
+
+/// At most `limit` rows from a place on, and where the rest begins if there is one.
+pub(super) fn pieces(
+    view: &View,
+    loaded: &Loaded,
+    superseded: &[RoaringBitmap],
+    from: Place,
+    limit: usize,
+    now_ms: i64,
+) -> Result<(Vec<Piece>, Option<Place>)> {
+    let (mut left, mut next, mut pieces) = (limit, None, Vec::new());
+    // Keeps the first rows as far as the limit goes; of the rest the first says where to go on.
+    let take = |number: u32, mut own: Vec<u32>, left: &mut usize, next: &mut Option<Place>| {
+        if next.is_none() && own.len() > *left {
+            *next = Some((number, u64::from(own[*left])));
+        }
+        own.truncate(*left);
+        *left -= own.len();
+        own
+    };
+    for (i, (part, gone)) in loaded.parts.iter().zip(superseded).enumerate().skip(from.0 as usize) {
+        if next.is_some() {
+            break;
+        }
+        let (segment, number) = (&part.segment, i as u32);
+        let first = if number == from.0 { u32::try_from(from.1).unwrap_or(u32::MAX) } else { 0 };
+        let rows = part.rows.clone().without(segment.row_count(), gone);
+        if rows.count(segment.row_count()).min(left as u64) <= FEW_ROWS {
+            let all = rows.within(first.min(segment.row_count())..segment.row_count());
+            pieces.push(Piece::Rows(i, take(number, all, &mut left, &mut next)));
+            continue;
+        }
+        for group in 0..segment.row_groups() {
+            let range = segment.header.rows().group_rows(group);
+            let own = rows.within(range.start.max(first)..range.end.max(first));
+            pieces.push(Piece::Group(i, group, take(number, own, &mut left, &mut next)));
+        }
+    }
+    let first = if from.0 == TAIL { from.1 } else { 0 };
+    let mut tail = view.tail.rows(loaded.filter.as_deref(), now_ms)?;
+    tail.retain(|row| place(*row).1 >= first);
+    if next.is_none() && tail.len() > left {
+        next = Some(place(tail[left]));
+    }
+    tail.truncate(left);
+    pieces.push(Piece::Tail(tail));
+    pieces.retain(|p| !p.is_empty());
+    Ok((pieces, next))
+}
+
 /// A piece of a scan.
-enum Piece {
+pub(super) enum Piece {
     /// Single rows of a segment.
     Rows(usize, Vec<u32>),
     /// Rows of a row group of a segment.
@@ -111,29 +166,20 @@ impl Reader {
         let table = table_schema(&view.manifest.settings, &view.schema);
         let schema = Arc::new(table.project(projection).map_err(bad_batch)?);
         let superseded = self.superseded(meter, &view, &loaded).await?;
-        let mut left = limit.unwrap_or(usize::MAX);
-        let mut pieces = Vec::new();
-        let mut tail = view.tail.rows(loaded.filter.as_deref(), now_ms)?;
-        for (i, (part, gone)) in loaded.parts.iter().zip(superseded.iter()).enumerate() {
-            let segment = &part.segment;
-            let rows = part.rows.clone().without(segment.row_count(), gone);
-            if rows.count(segment.row_count()).min(left as u64) <= FEW_ROWS {
-                let mut all = rows.within(0..segment.row_count());
-                all.truncate(left);
-                left -= all.len();
-                pieces.push(Piece::Rows(i, all));
-                continue;
-            }
-            for group in 0..segment.row_groups() {
-                let mut own = rows.within(segment.header.rows().group_rows(group));
-                own.truncate(left);
-                left -= own.len();
-                pieces.push(Piece::Group(i, group, own));
-            }
-        }
-        tail.truncate(left);
-        pieces.push(Piece::Tail(tail));
-        pieces.retain(|p| !p.is_empty());
+        let (pieces, _) = pieces(&view, &loaded, &superseded, START, limit.unwrap_or(usize::MAX), now_ms)?;
+        let batches = self.read_pieces(meter, view, loaded, schema.clone(), pieces);
+        Ok((schema, batches))
+    }
+
+    /// The rows of pieces, in their order.
+    pub(super) fn read_pieces(
+        &self,
+        meter: &Meter,
+        view: View,
+        loaded: Loaded,
+        schema: SchemaRef,
+        pieces: Vec<Piece>,
+    ) -> BoxStream<'static, Result<RecordBatch>> {
         let work = Arc::new((self.clone(), view, loaded, schema.clone(), meter.clone()));
         let batches = stream::iter(pieces)
             .map(move |piece| {
@@ -146,7 +192,7 @@ impl Reader {
             .buffered(AHEAD)
             .map_ok(|batch| stream::iter(slices(batch).into_iter().map(Ok)))
             .try_flatten();
-        Ok((schema, batches.boxed()))
+        batches.boxed()
     }
 
     async fn piece(

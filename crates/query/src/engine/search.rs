@@ -2,14 +2,15 @@
 
 use esker_format::{Error, Kind, Result};
 use esker_store::Meter;
+use futures::future::BoxFuture;
 use futures::{FutureExt, StreamExt, TryStreamExt, stream};
 
 use super::Reader;
 use super::hits::{Include, hits};
 use super::load::{Loaded, Need, ask, first_leaves};
 use super::nearest::{Found, Scene};
-use super::see::{Access, View};
-use crate::search::{Asked, Explain, Search, SearchReply, SegmentExplain, calibration};
+use super::see::View;
+use crate::search::{Asked, Explain, Search, SearchReply, SegmentExplain, calibration, check_columns};
 use crate::segment::{Rows, Want};
 
 /// Vectors of a request that are searched at once.
@@ -24,15 +25,10 @@ impl Reader {
     pub async fn search(&self, meter: &Meter, search: &Search) -> Result<SearchReply> {
         search.check()?;
         let now_ms = self.now_ms();
-        let access = Access {
-            consistency: search.consistency,
-            min_position: search.min_position,
-            as_of: search.as_of,
-        };
         let (view, mut loaded) = self
-            .see(meter, access, |draft| {
+            .see(meter, search.access(), |draft| {
                 let read = async move {
-                    search.check_columns(&draft.schema)?;
+                    check_columns(search.include.as_deref(), &draft.schema)?;
                     let hashes: Vec<u64> = search.like.iter().map(|id| draft.id.hash_id(id)).collect();
                     let need = Need {
                         filter: search.filter.as_ref(),
@@ -61,7 +57,11 @@ impl Reader {
         let scene = self.scene(meter, &view, &loaded, search.k, search.min_recall, now_ms).await?;
         // None depends on another, though not all are under way at once.
         let meters: Vec<Meter> = asked.iter().map(|_| meter.fork()).collect();
-        let searches = asked.iter().zip(&meters).map(|(asked, meter)| self.nearest(meter, &scene, asked));
+        let searches: Vec<BoxFuture<'_, Result<Found>>> = asked
+            .iter()
+            .zip(&meters)
+            .map(|(asked, meter)| self.nearest(meter, &scene, asked).boxed())
+            .collect();
         let found: Vec<Found> = stream::iter(searches).buffered(AT_ONCE).try_collect().await?;
         let include = Include::new(search.include.as_deref(), search.include_vector);
         let mut results = Vec::with_capacity(found.len());
@@ -77,6 +77,7 @@ impl Reader {
             results,
             position: view.position,
             version: view.manifest.version,
+            schema: view.schema.clone(),
             staleness_ms: view.staleness_ms,
             io: meter.io(),
             explain,

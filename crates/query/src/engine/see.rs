@@ -23,11 +23,38 @@ use crate::tail::Tail;
 const RESTARTS: u32 = 4;
 
 /// Which state to read.
-#[derive(Debug, Clone, Copy, Default)]
-pub(crate) struct Access {
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Access {
+    /// How fresh.
     pub consistency: Consistency,
+    /// At least the state that an acknowledgement with this position left. An eventual read that is behind it is made a
+    /// strong one; no strong read is behind a write that was acknowledged.
     pub min_position: Option<Seq>,
+    /// The state at the watermark of a version.
     pub as_of: Option<Version>,
+}
+
+impl Access {
+    /// Refuses what contradicts itself.
+    pub(crate) fn check(&self) -> Result<()> {
+        match (self.as_of, self.consistency) {
+            (Some(_), Consistency::Eventual) => {
+                Err(Error::invalid("as_of", "as_of names one state: it goes with strong consistency only"))
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+/// The state that an answer is of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
+pub struct Seen {
+    /// The last entry of the log that it has.
+    pub position: Seq,
+    /// The manifest that it rests on.
+    pub version: Version,
+    /// Milliseconds that it may be behind; 0 if strong.
+    pub staleness_ms: u64,
 }
 
 /// A state that a snapshot will most likely have: enough to read the segments, not to answer.
@@ -57,6 +84,12 @@ pub(crate) struct View {
     pub staleness_ms: u64,
     /// For reading more of the segments.
     pub draft: Draft,
+}
+
+impl View {
+    pub fn seen(&self) -> Seen {
+        Seen { position: self.position, version: self.manifest.version, staleness_ms: self.staleness_ms }
+    }
 }
 
 impl Reader {
@@ -132,7 +165,7 @@ impl Reader {
         Ok((view, loaded))
     }
 
-    fn draft(&self, collection: &Arc<Collection>, snapshot: &Snapshot, meter: &Meter) -> Draft {
+    pub(super) fn draft(&self, collection: &Arc<Collection>, snapshot: &Snapshot, meter: &Meter) -> Draft {
         Draft {
             id: collection.id().clone(),
             state: self.inner.state(collection.id()),

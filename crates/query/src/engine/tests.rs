@@ -3,6 +3,6 @@
 mod cold;
 mod edges;
 mod filters;
-mod fixture;
+pub(crate) mod fixture;
 mod nearest;
 mod reads;

@@ -1,6 +1,7 @@
 //! What a search asks for, and its answer.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use esker_format::record::Value;
 use esker_format::schema::{Metric, Schema, Settings};
@@ -8,6 +9,7 @@ use esker_format::{Error, Result, Seq, Version, limits};
 use esker_store::Io;
 use serde::Serialize;
 
+use crate::engine::Access;
 use crate::filter::{Filter, suggest};
 use crate::segment::FilterPlan;
 
@@ -78,6 +80,11 @@ impl Search {
         Search { vectors: vec![vector], k, ..Search::default() }
     }
 
+    /// Which state it reads.
+    pub(crate) fn access(&self) -> Access {
+        Access { consistency: self.consistency, min_position: self.min_position, as_of: self.as_of }
+    }
+
     /// Refuses what no collection could answer.
     pub(crate) fn check(&self) -> Result<()> {
         if !(1..=limits::K).contains(&self.k) {
@@ -96,29 +103,23 @@ impl Search {
             let message = format!("min_recall is {}, it must be above 0 and at most 1", self.min_recall);
             return Err(Error::invalid("min_recall", message));
         }
-        if self.as_of.is_some() && self.consistency == Consistency::Eventual {
-            return Err(Error::invalid(
-                "as_of",
-                "as_of names one state: it goes with strong consistency only",
-            ));
-        }
-        Ok(())
+        self.access().check()
     }
+}
 
-    /// Refuses included columns that the collection does not have.
-    pub(crate) fn check_columns(&self, schema: &Schema) -> Result<()> {
-        for name in self.include.iter().flatten() {
-            if schema.get(name).is_none() {
-                let e = Error::invalid("include", format!("unknown column {}", suggest::ident(name)));
-                let known = schema.columns.iter().map(|c| c.name.as_str());
-                return Err(match suggest::hint("columns", name, known) {
-                    Some(hint) => e.with_hint(hint),
-                    None => e,
-                });
-            }
+/// Refuses included columns that the collection does not have.
+pub(crate) fn check_columns(include: Option<&[String]>, schema: &Schema) -> Result<()> {
+    for name in include.into_iter().flatten() {
+        if schema.get(name).is_none() {
+            let e = Error::invalid("include", format!("unknown column {}", suggest::ident(name)));
+            let known = schema.columns.iter().map(|c| c.name.as_str());
+            return Err(match suggest::hint("columns", name, known) {
+                Some(hint) => e.with_hint(hint),
+                None => e,
+            });
         }
-        Ok(())
     }
+    Ok(())
 }
 
 /// Refuses a query vector that the collection has no distances to. `field` is what the caller called it.
@@ -172,6 +173,8 @@ pub struct SearchReply {
     pub position: Seq,
     /// The manifest it rests on.
     pub version: Version,
+    /// Metadata columns of the state.
+    pub schema: Arc<Schema>,
     /// Milliseconds that it may be behind; 0 if strong.
     pub staleness_ms: u64,
     /// What it cost.

@@ -18,7 +18,7 @@ impl Failure {
     /// Whether the same request may succeed if sent again.
     pub(super) fn is_transient(&self) -> bool {
         match self {
-            Failure::Store(e @ object_store::Error::Generic { .. }) => !past_end(e),
+            Failure::Store(e @ object_store::Error::Generic { .. }) => !past_end(e) && !no_bucket(e),
             Failure::Store(object_store::Error::JoinError { .. }) => true,
             _ => false,
         }
@@ -29,13 +29,15 @@ impl Failure {
         use object_store::Error::{NotImplemented, NotSupported, PermissionDenied, Unauthenticated};
         match self {
             Failure::Key(_) => true,
-            Failure::Store(e) => matches!(
-                e,
-                NotImplemented { .. }
-                    | NotSupported { .. }
-                    | PermissionDenied { .. }
-                    | Unauthenticated { .. }
-            ),
+            Failure::Store(e) => {
+                matches!(
+                    e,
+                    NotImplemented { .. }
+                        | NotSupported { .. }
+                        | PermissionDenied { .. }
+                        | Unauthenticated { .. }
+                ) || no_bucket(e)
+            }
         }
     }
 }
@@ -50,7 +52,7 @@ impl fmt::Display for Failure {
 }
 
 pub(super) fn missing(e: &Failure) -> bool {
-    matches!(e, Failure::Store(object_store::Error::NotFound { .. }))
+    matches!(e, Failure::Store(e @ object_store::Error::NotFound { .. }) if !no_bucket(e))
 }
 
 pub(super) fn generic(message: String) -> object_store::Error {
@@ -64,15 +66,48 @@ pub(super) fn no_etags() -> object_store::Error {
 /// A range that starts at or after the object's end. The types that say so are private to object_store, so this
 /// goes by their text: S3's status, and the message of the local and the memory store.
 fn past_end(e: &object_store::Error) -> bool {
-    let mut cause: Option<&dyn std::error::Error> = Some(e);
-    while let Some(e) = cause {
+    chain(e).any(|e| {
         let text = e.to_string();
-        if text.contains("416 Range Not Satisfiable") || text.contains("Wanted range starting at") {
-            return true;
-        }
-        cause = e.source();
+        text.contains("416 Range Not Satisfiable") || text.contains("Wanted range starting at")
+    })
+}
+
+/// The bucket does not exist, as S3 and those like it say it.
+fn no_bucket(e: &object_store::Error) -> bool {
+    chain(e).any(|e| e.to_string().contains("<Code>NoSuchBucket</Code>"))
+}
+
+fn chain(e: &object_store::Error) -> impl Iterator<Item = &dyn std::error::Error> {
+    let mut next: Option<&dyn std::error::Error> = Some(e);
+    std::iter::from_fn(move || {
+        let e = next?;
+        next = e.source();
+        Some(e)
+    })
+}
+
+/// Most bytes of a store's error that are passed on.
+const SHOWN: usize = 300;
+
+/// The error in a line: of an XML reply its code and its words.
+fn describe(e: &object_store::Error) -> String {
+    let text = e.to_string();
+    if let Some(code) = tag(&text, "Code") {
+        let bucket = tag(&text, "BucketName").map(|b| format!(" `{b}`")).unwrap_or_default();
+        let message = tag(&text, "Message").map(|m| format!(": {m}")).unwrap_or_default();
+        return format!("{code}{bucket}{message}");
     }
-    false
+    let line = text.lines().next().unwrap_or_default();
+    match line.char_indices().nth(SHOWN) {
+        Some((end, _)) => format!("{} …", &line[..end]),
+        None => line.to_owned(),
+    }
+}
+
+/// The text of an XML element without elements in it.
+fn tag<'t>(text: &'t str, name: &str) -> Option<&'t str> {
+    let after = text.split_once(&format!("<{name}>"))?.1;
+    Some(after.split_once("</")?.0.trim()).filter(|t| !t.is_empty() && t.len() <= SHOWN)
 }
 
 /// An object that ends before the bytes that something else says it has.
@@ -91,6 +126,8 @@ pub(super) fn failed(method: &str, key: &str, failure: Failure) -> Error {
         Failure::Store(e) => e,
     };
     let (kind, hint) = match &e {
+        // Not `NotFound`, which is about one object: nothing can be read or written.
+        e if no_bucket(e) => (Kind::Unavailable, Some("create the bucket, or check the store's URL")),
         E::NotFound { .. } => (Kind::NotFound, None),
         E::AlreadyExists { .. } | E::Precondition { .. } => (Kind::Conflict, None),
         E::PermissionDenied { .. } => {
@@ -103,7 +140,7 @@ pub(super) fn failed(method: &str, key: &str, failure: Failure) -> Error {
         E::InvalidPath { .. } => (Kind::Internal, None),
         _ => (Kind::Unavailable, None),
     };
-    let error = Error::new(kind, format!("{method} {key} failed: {e}")).with_source(e);
+    let error = Error::new(kind, format!("{method} {key} failed: {}", describe(&e))).with_source(e);
     match hint {
         Some(hint) => error.with_hint(hint),
         None => error,

@@ -228,3 +228,27 @@ async fn a_create_is_tried_once() {
     assert_eq!(meter.io().puts, 1);
     assert!(matches!(client.create(&meter, "a", Bytes::new()).await, CreateReply::Created));
 }
+
+#[test]
+fn an_xml_reply_is_told_in_a_line() {
+    let body = "Server returned non-2xx status code: 404 Not Found: <?xml version=\"1.0\"?>\n<Error>\
+                <Code>NoSuchBucket</Code><Message>The specified bucket does not exist</Message>\
+                <BucketName>notes</BucketName><RequestId>4442587FB7D0A2F9</RequestId></Error>";
+    let generic = |text: String| object_store::Error::Generic { store: "S3", source: text.into() };
+    let failure = Failure::Store(generic(body.to_owned()));
+    assert!(!failure.is_transient() && failure.is_refusal());
+    let e = failed("LIST", "names/a/", failure);
+    assert_eq!(e.kind(), Kind::Unavailable);
+    assert_eq!(
+        e.to_string(),
+        "LIST names/a/ failed: NoSuchBucket `notes`: The specified bucket does not exist"
+    );
+    assert_eq!(e.hint(), Some("create the bucket, or check the store's URL"));
+    // Not the absence of one object.
+    let source = body.to_owned().into();
+    let absent = Failure::Store(object_store::Error::NotFound { path: "names/a".into(), source });
+    assert!(!missing(&absent));
+    assert_eq!(failed("GET", "a", absent).kind(), Kind::Unavailable);
+    let long = failed("GET", "a", Failure::Store(generic(format!("{}\nmore", "x".repeat(1000)))));
+    assert!(long.to_string().len() < 400 && long.to_string().ends_with("…"), "{long}");
+}

@@ -73,6 +73,8 @@ fn index(notes: &Collection, batch: &RecordBatch) -> (Bytes, u64, u32) {
         spill: None,
         payload: &payload.finish().unwrap(),
         attributes: &attributes.finish(&layout).unwrap(),
+        payload_spool: None,
+        attributes_spool: None,
     })
     .unwrap()
     .write(&mut out)
@@ -142,8 +144,10 @@ async fn the_newest_version_is_found_wherever_it_is() {
     assert_eq!(block.id(*row), "id-4");
     // The header and the bitmap were in head: id map, then payload.
     assert_eq!(meter.io().waves, 2);
-    let expired = reader.lookup(&meter, &snapshot, &["id-10"], 5_000).await.unwrap();
-    assert!(expired[0].is_none());
+    for (now_ms, there) in [(5_000, true), (5_001, false)] {
+        let found = reader.lookup(&meter, &snapshot, &["id-10"], now_ms).await.unwrap();
+        assert_eq!(found[0].is_some(), there, "{now_ms}: visible up to its instant");
+    }
 }
 
 #[tokio::test(start_paused = true)]

@@ -135,3 +135,16 @@ async fn a_store_that_failed_is_refused() {
     assert_eq!(e.kind(), Kind::Unavailable);
     assert!(e.to_string().contains("7 won"));
 }
+
+#[tokio::test(start_paused = true)]
+async fn calls_that_open_a_collection_together_get_one_handle() {
+    let (world, _store, _notes) = World::with_collection().await;
+    let (process, meter, name) = (world.process(2), Meter::new(), notes());
+    let open = || process.collection(&meter, &name);
+    let (a, b, c) = futures::join!(open(), open(), open());
+    let (a, b, c) = (a.unwrap(), b.unwrap(), c.unwrap());
+    assert!(Arc::ptr_eq(&a, &b) && Arc::ptr_eq(&a, &c) && a.last_seen().is_some());
+    let appends = [&a, &b, &c].into_iter().zip(1..).map(|(c, n)| c.append(&meter, upsert(n, &["x"]), true));
+    let done = futures::future::try_join_all(appends).await.unwrap();
+    assert!(done.iter().all(|d| d.position <= 2), "they share entries: {done:?}");
+}

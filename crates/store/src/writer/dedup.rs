@@ -7,7 +7,7 @@ use esker_format::manifest::Manifest;
 use esker_format::wal::Batch;
 use esker_format::{Error, Kind, Result, Seq, Token};
 
-use super::{Appended, DEADLINE, Group, Queued, STALE, forgotten};
+use super::{Appended, FIRST_WAIT, Group, Queued, STALE, forgotten};
 use crate::client::together;
 use crate::collection::{Collection, Known, Slot, live};
 use crate::meter::Meter;
@@ -56,7 +56,7 @@ impl Collection {
     }
 
     /// Reads the header of every slot of the tail that was not read yet; whether all are there.
-    async fn read_headers(&self, meter: &Meter, known: &Known) -> Result<bool> {
+    pub(super) async fn read_headers(&self, meter: &Meter, known: &Known) -> Result<bool> {
         let unread = |seq: &Seq| known.slots.get(seq).is_none_or(|slot| slot.batches.is_none());
         let slots: Vec<Seq> = (known.manifest.watermark + 1..=known.last()).filter(unread).collect();
         let reads = slots.iter().map(|seq| {
@@ -79,6 +79,15 @@ impl Collection {
 }
 
 impl Group {
+    pub(super) fn new(batches: Vec<Queued>, start: Duration) -> Self {
+        Group { batches, start, target: None, sent: false, losses: 0, wait: FIRST_WAIT, guard: None }
+    }
+
+    /// Nobody waits for its answer. What it sent may land: to the next leader it is a rival's.
+    pub(super) fn is_abandoned(&self) -> bool {
+        self.batches.iter().all(|q| q.reply.is_closed())
+    }
+
     pub(super) fn bytes(&self) -> usize {
         self.batches.iter().map(|q| q.batch.bytes()).sum()
     }
@@ -121,18 +130,6 @@ impl Group {
         self.losses += 1;
     }
 
-    /// Gives up in time to answer.
-    pub(super) fn check_deadline(&self, now: Duration) -> Result<()> {
-        if now - self.start < DEADLINE || self.batches.is_empty() {
-            return Ok(());
-        }
-        Err(match self.sent {
-            true => Error::new(Kind::Unavailable, "the store keeps nothing in the slot"),
-            false => Error::new(Kind::Busy, "other writers took every slot of the log that was tried")
-                .with_hint("retry after a while"),
-        })
-    }
-
     fn answer(&mut self, find: impl Fn(&Queued) -> Option<(u64, u32, bool)>) {
         for queued in std::mem::take(&mut self.batches) {
             match find(&queued) {
@@ -140,7 +137,7 @@ impl Group {
                     let same = u64::from(rows) == queued.batch.rows();
                     let reply = match same {
                         true => Ok(Appended { position, rows, repeated }),
-                        false => Err(reused(&queued, rows)),
+                        false => Err(reused(queued.batch.rows(), rows)),
                     };
                     // Nobody may wait any more.
                     let _ = queued.reply.send(reply);
@@ -151,7 +148,7 @@ impl Group {
     }
 }
 
-fn find(batches: &[Batch], token: Token) -> Option<&Batch> {
+pub(super) fn find(batches: &[Batch], token: Token) -> Option<&Batch> {
     batches.iter().find(|b| b.token == token)
 }
 
@@ -162,10 +159,9 @@ fn in_slots(known: &Known, queued: &Queued, floor: Seq) -> Option<(Seq, u32, boo
     known.slots.range(floor + 1..).find_map(of_slot)
 }
 
-fn reused(queued: &Queued, rows: u32) -> Error {
-    let message = format!(
-        "the idempotency key was used before, for a batch of {rows} records; this one has {}",
-        queued.batch.rows()
-    );
+/// A token that names a write of other content.
+pub(super) fn reused(rows: u64, before: u32) -> Error {
+    let message =
+        format!("the idempotency key was used before, for a batch of {before} records; this one has {rows}");
     Error::new(Kind::Conflict, message).with_hint("use a new key for new content")
 }

@@ -2,13 +2,14 @@
 
 use super::ledger::{Batch, Ledger, TEXT};
 use super::truth::{At, Version, newest_of, versions};
-use esker_compactor::{Compactor, Options};
+use esker_compactor::{CollectOptions, Collector, Compactor, Options};
+use esker_format::avro::Summary;
 use esker_format::record::Op;
 use esker_format::schema::{Column, ColumnType, Metric, Schema, Settings, VectorType};
 use esker_format::{CollectionId, Error, Kind, Name, Result, Seq};
-use esker_ingest::Ingest;
+use esker_ingest::{BatchSink, CollectionSink, Ingest};
 use esker_store::segment::all_columns;
-use esker_store::{Backend, Client, Collection, Meter, Seams, SegmentReader, Store};
+use esker_store::{Backend, Client, Collection, Meter, Seams, SegmentReader, Snapshot, Store};
 use esker_tests::fault::{FaultStore, Plan};
 use esker_tests::world::World;
 use futures::TryStreamExt;
@@ -16,6 +17,7 @@ use futures::future::join_all;
 use object_store::path::Path;
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 pub fn name() -> Name {
     Name::new("notes").unwrap()
@@ -58,13 +60,34 @@ impl Process {
         self.store.collection(&Meter::new(), &name()).await
     }
 
+    /// A handle of the first collection of the name, whatever became of it.
+    pub fn first(&self) -> Arc<Collection> {
+        Collection::new(self.store.client().clone(), id())
+    }
+
     /// A strong read of everything, through segments and tail; and a look-up of each of `ids`, which must agree.
     pub async fn read(&self, ids: &[&str]) -> Result<View> {
         let (meter, collection) = (Meter::new(), self.open().await?);
-        let snapshot = collection.snapshot(&meter).await?;
+        match self.read_of(&collection, collection.snapshot(&meter).await?, ids).await {
+            // An object of an old version was collected: what is told in the newest one is there.
+            Err(e) if e.kind() == Kind::NotFound => {
+                self.read_of(&collection, collection.snapshot_newest(&meter).await?, ids).await
+            }
+            view => view,
+        }
+    }
+
+    /// Everything in a snapshot.
+    pub async fn read_of(
+        &self,
+        collection: &Arc<Collection>,
+        snapshot: Snapshot,
+        ids: &[&str],
+    ) -> Result<View> {
+        let meter = Meter::new();
         let mut all: Vec<(At, String, Option<Version>)> = Vec::new();
         for (segment, part) in snapshot.manifest.segments.iter().zip(&snapshot.parts) {
-            let reader = SegmentReader::open(&collection, &meter, segment, part.as_ref()).await?;
+            let reader = SegmentReader::open(collection, &meter, segment, part.as_ref()).await?;
             let rows = reader.rows(&meter).await?;
             let columns = all_columns(&snapshot.schema);
             let live: Vec<_> = rows.live(&meter, &snapshot.schema, &columns).try_collect().await?;
@@ -96,11 +119,17 @@ pub enum Step {
     Append(Vec<(Batch, bool)>),
     /// The same by as many rivals: each opens the collection for itself.
     Race(Vec<(Batch, bool)>),
+    /// Batches of a file, one after the other, with compactions between them.
+    Import(Vec<Batch>),
     /// Through the writer function, which widens the schema first.
     Ingest(Batch),
     Compact,
     /// By two rivals at once, while a third writes this.
     CompactTwice(Batch),
+    /// Of everything but the newest version, by the name's first collection, dropped or not.
+    Collect,
+    /// By two rivals at once, while a third writes this.
+    CollectTwice(Batch),
     Drop,
 }
 
@@ -152,13 +181,14 @@ impl Step {
                         Op::Upsert => ingest.upsert(&meter, &name(), &batch.records(), token).await?,
                         Op::Delete => {
                             let ids: Vec<&str> = batch.rows.iter().map(|r| r.id.as_str()).collect();
-                            ingest.delete(&meter, &name(), &ids, token).await?
+                            ingest.delete(&meter, &name(), &ids, &token.into()).await?
                         }
                     };
                     Ok(ack.position)
                 };
                 ledger.batch(batch, send).await
             }
+            Step::Import(batches) => import(process, batches, ledger).await,
             Step::Compact => compact(&process.open().await?, ledger).await,
             Step::CompactTwice(batch) => {
                 let rival = || Collection::new(process.store.client().clone(), id());
@@ -167,6 +197,15 @@ impl Step {
                     Ok(third.append(&meter, batch.pending(), !again).await?.position)
                 });
                 let (x, y, z) = futures::join!(compact(&first, ledger), compact(&second, ledger), write);
+                x.and(y).and(z)
+            }
+            Step::Collect => collect(&process.first(), ledger).await,
+            Step::CollectTwice(batch) => {
+                let (first, second, third) = (process.first(), process.first(), process.first());
+                let write = ledger.batch(batch, async {
+                    Ok(third.append(&meter, batch.pending(), !again).await?.position)
+                });
+                let (x, y, z) = futures::join!(collect(&first, ledger), collect(&second, ledger), write);
                 x.and(y).and(z)
             }
             Step::Drop => {
@@ -182,11 +221,44 @@ impl Step {
     }
 }
 
+/// What an import does with the batches of a file: the log knows those that are there already.
+async fn import(process: &Process, batches: &[Batch], ledger: &Ledger) -> Result<()> {
+    let mut first = Ok(());
+    for batch in batches {
+        let send = async {
+            let collection = process.open().await?;
+            let sink = CollectionSink::new(collection, Meter::new(), None);
+            let summary = Summary { rows: batch.rows.len() as u32, ..Summary::default() };
+            Ok(sink.append(batch.pending(), &summary).await?.position)
+        };
+        first = first.and(ledger.batch(batch, send).await);
+        if batch.token.0.is_multiple_of(2) {
+            let folded = match process.open().await {
+                Ok(collection) => compact(&collection, ledger).await,
+                Err(e) => Err(e),
+            };
+            first = first.and(folded);
+        }
+    }
+    first
+}
+
 async fn compact(collection: &Arc<Collection>, ledger: &Ledger) -> Result<()> {
-    let compactor = Compactor::new(Options { threads: 1, seed: 7 });
+    let compactor = Compactor::new(Options { threads: 1, seed: 7, ..Options::default() });
     let report = compactor.compact(&Meter::new(), collection, &|_| {}).await?;
     ledger.committed(report.version);
     Ok(())
+}
+
+async fn collect(collection: &Arc<Collection>, ledger: &Ledger) -> Result<()> {
+    let collected = collector().run(&Meter::new(), collection, &|_| {}).await?;
+    ledger.committed(collected.version);
+    Ok(())
+}
+
+/// One that retains nothing but the newest version.
+pub fn collector() -> Collector {
+    Collector::new(CollectOptions { retain: Duration::ZERO, grace: Duration::from_secs(2) })
 }
 
 /// Steps that go well, then steps during which one call goes wrong.
@@ -209,7 +281,11 @@ impl Scenario {
     }
 
     pub fn drops(&self) -> bool {
-        self.steps.iter().any(|s| matches!(s, Step::Drop))
+        self.before.iter().chain(&self.steps).any(|s| matches!(s, Step::Drop))
+    }
+
+    pub fn collects(&self) -> bool {
+        self.steps.iter().any(|s| matches!(s, Step::Collect | Step::CollectTwice(_)))
     }
 }
 
@@ -348,4 +424,60 @@ pub fn end() -> Scenario {
         steps: vec![Step::Drop],
         least_calls: 8,
     }
+}
+
+/// Several versions and segments, bitmaps and a folded log below a tail.
+pub fn collection() -> Scenario {
+    collection_of(Batch::upsert(4, &["b0", "b1", "a5"]))
+}
+
+/// The same with an entry whose rows are in a body.
+pub fn collection_with_body() -> Scenario {
+    collection_of(Batch::upsert(4, &["b0", "b1", "a5"]).with_text(360 << 10))
+}
+
+fn collection_of(last: Batch) -> Scenario {
+    Scenario {
+        name: "collection",
+        before: vec![
+            Step::Create { text: true },
+            one(upsert_many(1, 'a', 40), true),
+            Step::Compact,
+            one(Batch::upsert(2, &["a3", "b0"]).with_text(8), true),
+            one(Batch::delete(3, &["a5", "a6", "none"]), true),
+            Step::Compact,
+            one(last, true),
+            Step::Compact,
+            one(Batch::upsert(5, &["a7", "b0"]), true),
+        ],
+        steps: vec![Step::Collect],
+        least_calls: 25,
+    }
+}
+
+/// Four batches of a file, a compaction after every second, into a collection that has rows.
+pub fn file() -> Scenario {
+    let batches = (2..6).map(|n| Batch::upsert(n, &["a", "b", ["c", "d", "e", "f"][n as usize - 2]]));
+    Scenario {
+        name: "import",
+        before: vec![Step::Create { text: true }, one(Batch::upsert(1, &["a", "z"]), true)],
+        steps: vec![Step::Import(batches.collect())],
+        least_calls: 25,
+    }
+}
+
+/// Two collectors and a writer at once, then a compaction and another collection.
+pub fn rival_collectors() -> Scenario {
+    Scenario {
+        name: "rival collectors",
+        steps: vec![Step::CollectTwice(Batch::upsert(6, &["b1", "a8"])), Step::Compact, Step::Collect],
+        ..collection()
+    }
+}
+
+/// What is left of a dropped collection.
+pub fn collection_of_dropped() -> Scenario {
+    let mut before = end().before;
+    before.push(Step::Drop);
+    Scenario { name: "collection of a dropped one", before, steps: vec![Step::Collect], least_calls: 15 }
 }

@@ -1,4 +1,5 @@
-//! The invariants of STYLE §4, re-derived from the stored bytes alone: nothing of `esker_store` is asked.
+//! The invariants of STYLE §4, re-derived from the stored bytes alone: nothing of `esker_store` is asked. What a collection
+//! deleted or overwrote is looked up in the world's history: it was true once, and stays so.
 
 use super::ledger::{Fate, Ledger, Row, TEXT};
 use super::segment::{self, Rows};
@@ -9,6 +10,7 @@ use esker_format::avro::{Decoded, RowsBuilder};
 use esker_format::head::Head;
 use esker_format::keys::{self, Key, Keys, Part};
 use esker_format::manifest::{Manifest, Recent, RegisterEntry, Segment};
+use esker_format::pin::Lease;
 use esker_format::wal::{self, Entry};
 use esker_format::{CollectionId, Seq, SetHash, Token};
 use esker_tests::world::World;
@@ -27,9 +29,9 @@ pub struct Version {
 
 /// What is stored of a collection.
 pub struct Truth {
-    /// Version 1 and up.
+    /// Version 1 and up, as they were committed.
     pub manifests: Vec<Manifest>,
-    /// Entry 1 and up: nothing is collected here.
+    /// Entry 1 and up, those collected by now too.
     pub entries: Vec<(Entry, Decoded)>,
     /// What a read of now must see.
     pub rows: BTreeMap<String, Version>,
@@ -79,8 +81,13 @@ pub fn check(world: &World, id: &CollectionId, ledger: &Ledger, read: &mut Read)
     let entries = stored.entries(newest);
     let truth = Truth { rows: newest_of(writes(&entries)), manifests, entries };
     truth.check_batches(ledger);
+    let pinned = stored.pinned();
     for manifest in &truth.manifests {
-        truth.check_version(&stored, manifest, read);
+        // INV-3 holds for what is retained or pinned.
+        if manifest.version >= truth.newest().floors.version || pinned.contains(&manifest.version) {
+            let gone = truth.newest().dropped;
+            truth.check_version(&stored, manifest, read, gone);
+        }
     }
     stored.check_head(&truth.manifests);
     Some(truth)
@@ -97,15 +104,40 @@ impl Stored<'_> {
         self.world.body(key).unwrap_or_else(|| panic!("INV-3: {key} is missing"))
     }
 
-    /// Every name is one of the format's, and every one that is created has held one body.
+    /// Every name is one of the format's, and every one that is created has held one body; a version also its stub, a
+    /// pin also its end.
     fn check_names(&self) {
         for key in self.world.keys("") {
             let parsed = Key::parse(&key).unwrap_or_else(|e| panic!("{e}"));
-            if !matches!(parsed, Key::Of(_, Part::Head)) {
-                let bodies: BTreeSet<Bytes> = self.world.history(&key).into_iter().flatten().collect();
-                assert_eq!(bodies.len(), 1, "INV-7: {key} has had {} bodies", bodies.len());
-            }
+            let bodies: BTreeSet<Bytes> = self.world.history(&key).into_iter().flatten().collect();
+            let most = match parsed {
+                Key::Of(_, Part::Head) => continue,
+                // A stray, of one who slept through the collection of the slot.
+                Key::Of(_, Part::Wal(_)) if self.world.history(&key).contains(&None) => continue,
+                Key::Of(_, Part::Manifest(_) | Part::Pin(..)) => 2,
+                _ => 1,
+            };
+            assert!(bodies.len() <= most, "INV-7: {key} has had {} bodies", bodies.len());
         }
+    }
+
+    /// What a name held first, whether it is there or not.
+    fn first(&self, key: &str) -> Bytes {
+        let first = self.world.history(key).into_iter().flatten().next();
+        first.unwrap_or_else(|| panic!("INV-3: {key} never was"))
+    }
+
+    /// Versions with a lease that was not released.
+    fn pinned(&self) -> BTreeSet<u64> {
+        let pins = self.world.keys(&self.keys.pins_prefix());
+        let version = |key: String| match Key::parse(&key) {
+            Ok(Key::Of(_, Part::Pin(version, _))) => {
+                let lease = Lease::decode(&key, &self.body(&key)).unwrap_or_else(|e| panic!("{e}"));
+                (!lease.released).then_some(version)
+            }
+            other => panic!("{key}: {other:?}"),
+        };
+        pins.into_iter().filter_map(version).collect()
     }
 
     /// The numbers of the names under a prefix, ascending.
@@ -121,14 +153,29 @@ impl Stored<'_> {
     fn manifests(&self) -> Vec<Manifest> {
         let versions = self.numbers(&self.keys.manifest_prefix(), "");
         assert_eq!(versions, (1..=versions.len() as u64).collect::<Vec<_>>(), "the register has gaps");
-        let read = |version: &u64| {
+        let mut stubs = Vec::new();
+        let mut read = |version: &u64| {
             let key = self.keys.manifest(*version);
+            let first = RegisterEntry::decode(&key, *version, &self.first(&key));
+            let Ok(RegisterEntry::Manifest(manifest)) = first else { panic!("INV-3: {first:?}") };
             match RegisterEntry::decode(&key, *version, &self.body(&key)) {
-                Ok(RegisterEntry::Manifest(manifest)) => *manifest,
+                Ok(RegisterEntry::Manifest(same)) => assert_eq!(manifest, same, "version {version} changed"),
+                Ok(RegisterEntry::Stub(stub)) => {
+                    assert_eq!(stub, manifest.stub(), "version {version} has a stub of another");
+                    stubs.push(*version);
+                }
                 other => panic!("INV-3: {other:?}"),
             }
+            *manifest
         };
-        let manifests: Vec<Manifest> = versions.iter().map(read).collect();
+        let manifests: Vec<Manifest> = versions.iter().map(&mut read).collect();
+        let newest = manifests.last();
+        let (floor, end) = newest.map_or((0, false), |m| (m.floors.version, m.dropped));
+        let pinned = self.pinned();
+        for stub in stubs {
+            let below = stub < floor || end && stub < versions.len() as u64;
+            assert!(below && (end || !pinned.contains(&stub)), "version {stub} is a stub and retained");
+        }
         for pair in manifests.windows(2) {
             let [old, new] = pair else { continue };
             assert_eq!(new.parent, Some(old.token), "version {} has another parent", new.version);
@@ -143,15 +190,28 @@ impl Stored<'_> {
         manifests
     }
 
-    /// The whole log: dense, at least up to the watermark, every hash as its header says.
+    /// The whole log: dense, at least up to the watermark, every hash as its header says. Names at or below the floor may
+    /// be gone, or taken again by one who came too late: what counts is what they held first.
     fn entries(&self, newest: &Manifest) -> Vec<(Entry, Decoded)> {
-        let seqs = self.numbers(&self.keys.wal_prefix(), ".avro");
+        // A dropped collection has no log any more: nobody reads it.
+        let floor = newest.floors.wal;
+        let seqs: Vec<Seq> = match newest.dropped {
+            true => (1..).take_while(|seq| !self.world.history(&self.keys.wal(*seq)).is_empty()).collect(),
+            false => {
+                let above = self.numbers(&self.keys.wal_prefix(), ".avro").into_iter().filter(|s| *s > floor);
+                (1..=floor).chain(above).collect()
+            }
+        };
         assert_eq!(seqs, (1..=seqs.len() as u64).collect::<Vec<_>>(), "the log has gaps");
         assert!(seqs.len() as u64 >= newest.watermark, "INV-1: the log ends below the watermark");
         let read = |seq: &Seq| {
             let key = self.keys.wal(*seq);
-            let entry = wal::decode(&key, self.body(&key)).unwrap_or_else(|e| panic!("INV-3: {e}"));
-            let body = entry.body_key().map(|key| self.body(&key));
+            let held = |key: &str| match *seq <= floor || newest.dropped {
+                true => self.first(key),
+                false => self.body(key),
+            };
+            let entry = wal::decode(&key, held(&key)).unwrap_or_else(|e| panic!("INV-3: {e}"));
+            let body = entry.body_key().map(|key| held(&key));
             wal::verify_hashes(&entry, body.clone()).unwrap_or_else(|e| panic!("INV-3: {e}"));
             let mut rows = RowsBuilder::new(&newest.settings, &newest.schema);
             let decoded = wal::decode_rows(&entry, body, &mut rows).and_then(|()| rows.finish());
@@ -160,9 +220,9 @@ impl Stored<'_> {
         seqs.iter().map(read).collect()
     }
 
-    fn check_sizes(&self, segment: &Segment) {
+    fn check_sizes(&self, segment: &Segment, held: impl Fn(&str) -> Bytes) {
         let made = segment.made;
-        let sizes = [self.keys.rows(made), self.keys.index(made)].map(|key| self.body(&key).len() as u64);
+        let sizes = [self.keys.rows(made), self.keys.index(made)].map(|key| held(&key).len() as u64);
         assert_eq!(sizes, [segment.rows_size, segment.index_size], "INV-3: sizes of segment {made}");
     }
 
@@ -178,13 +238,13 @@ impl Stored<'_> {
             "head has another version {version}"
         );
         for part in &head.parts {
-            let index = self.body(&self.keys.index(part.made));
+            let index = self.first(&self.keys.index(part.made));
             assert!(index.starts_with(&part.header), "head has another header of {}", part.made);
             let segment = head.manifest.segments.iter().find(|s| s.made == part.made);
             let deletes = segment.and_then(|s| s.deletes.as_ref()).map(|d| self.keys.deletes(d.made));
             if let Some(copy) = &part.deletes {
                 let deletes = deletes.unwrap_or_else(|| panic!("head has a bitmap of {}", part.made));
-                assert_eq!(&self.body(&deletes), copy, "head has another {deletes}");
+                assert_eq!(&self.first(&deletes), copy, "head has another {deletes}");
             }
         }
     }
@@ -248,18 +308,23 @@ impl Truth {
     }
 
     /// INV-3, 5, 6 and 9 of one version.
-    fn check_version(&self, stored: &Stored<'_>, manifest: &Manifest, read: &mut Read) {
+    fn check_version(&self, stored: &Stored<'_>, manifest: &Manifest, read: &mut Read, dropped: bool) {
         let version = manifest.version;
         let folded = &self.entries[..manifest.watermark as usize];
         let hash = |at: &At, id: &str| SetHash::of(id, at.0, at.1);
         let accepted: SetHash = writes(folded).iter().map(|(at, id, _)| hash(at, id)).sum();
         let mut live: BTreeMap<String, Version> = BTreeMap::new();
         for segment in &manifest.segments {
-            stored.check_sizes(segment);
+            // Of a dropped collection nothing has to be there.
+            let held = |key: &str| match dropped {
+                true => stored.first(key),
+                false => stored.body(key),
+            };
+            stored.check_sizes(segment, held);
             let rows = read
                 .entry(segment.made.to_string())
-                .or_insert_with(|| Arc::new(segment::read(&stored.keys, segment, |key| stored.body(key))));
-            for row in rows.live(&stored.keys, segment, |key| stored.body(key)) {
+                .or_insert_with(|| Arc::new(segment::read(&stored.keys, segment, held)));
+            for row in rows.live(&stored.keys, segment, held) {
                 assert!(row.at.0 <= manifest.watermark, "INV-5: {version} has {row:?} and it is in the tail");
                 let twice = live.insert(row.row.id.clone(), row);
                 assert_eq!(twice, None, "INV-5: version {version} has two rows of one id");
@@ -279,6 +344,26 @@ impl Truth {
             })
         });
         assert_eq!(manifest.recent, recent.collect::<Vec<_>>(), "the tokens of version {version}");
+    }
+
+    /// After a collection that kept nothing but the newest version: no name lies there that nothing refers to.
+    pub fn check_clean(&self, world: &World, id: &CollectionId) {
+        let (keys, newest) = (Keys::new(id), self.newest());
+        let mut due: BTreeSet<String> = (1..=newest.version).map(|v| keys.manifest(v)).collect();
+        if !newest.dropped {
+            due.insert(keys.head());
+            for (entry, _) in self.entries.iter().filter(|(e, _)| e.seq > newest.floors.wal) {
+                due.extend([entry.key.clone()].into_iter().chain(entry.body_key()));
+            }
+            for segment in &newest.segments {
+                due.extend([keys.rows(segment.made), keys.index(segment.made)]);
+                due.extend(segment.deletes.as_ref().map(|d| keys.deletes(d.made)));
+            }
+        }
+        let there: BTreeSet<String> = world.keys(keys.prefix()).into_iter().collect();
+        let (missing, garbage): (Vec<_>, Vec<_>) =
+            (due.difference(&there).collect(), there.difference(&due).collect());
+        assert!(missing.is_empty() && garbage.is_empty(), "missing: {missing:?}, garbage: {garbage:?}");
     }
 
     /// Later truth has everything that earlier truth had.

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use arrow::util::pretty::pretty_format_batches;
 use esker_compactor::{Compactor, Options as Compaction};
 use esker_format::avro::container::Block;
-use esker_format::keys::{Keys, Made};
+use esker_format::keys::Keys;
 use esker_format::record::{Op, Record, Value};
 use esker_format::schema::{Metric, Schema, Settings, VectorType};
 use esker_format::wal::{self, BodyRef, EntryParts, PendingBatch};
@@ -232,7 +232,7 @@ impl Process {
     async fn compact(&self) -> Result<String> {
         let meter = Meter::new();
         let collection = self.store.collection(&meter, &name()).await?;
-        let compactor = Compactor::new(Compaction { threads: 1, seed: 7 });
+        let compactor = Compactor::new(Compaction { threads: 1, seed: 7, ..Compaction::default() });
         let report = compactor.compact(&meter, &collection, &|_| {}).await?;
         Ok(format!("{} segments rewritten, {} rows live, ", report.merged, report.live_rows))
     }
@@ -289,14 +289,14 @@ pub async fn store() -> World {
     let (meter, name, ingest) = (Meter::new(), name(), Ingest::new(process.store.clone()));
     let settings = Settings { dimension: DIMENSION as u32, metric: Metric::L2, vector_type: VectorType::F32 };
     let collection = process.store.create(&meter, &name, settings, Schema::default()).await.unwrap();
-    let compactor = Compactor::new(Compaction { threads: 1, seed: 7 });
+    let compactor = Compactor::new(Compaction { threads: 1, seed: 7, ..Compaction::default() });
     let rows: Vec<Record> = (0..ROWS).map(|i| record(&format!("r{i}"), i)).collect();
     ingest.upsert(&meter, &name, &rows, None).await.unwrap();
     compactor.compact(&meter, &collection, &|_| {}).await.unwrap();
-    ingest.delete(&meter, &name, &["r4", "r5"], None).await.unwrap();
+    ingest.delete(&meter, &name, &["r4", "r5"], &esker_ingest::WriteOptions::default()).await.unwrap();
     compactor.compact(&meter, &collection, &|_| {}).await.unwrap();
     ingest.upsert(&meter, &name, &[record("r3", 20), record("t0", 21)], None).await.unwrap();
-    let ack = ingest.delete(&meter, &name, &["r2", "t1"], None).await.unwrap();
+    let ack = ingest.delete(&meter, &name, &["r2", "t1"], &esker_ingest::WriteOptions::default()).await.unwrap();
     body(&world, collection.id(), ack.position + 1);
     world
 }
@@ -313,11 +313,10 @@ fn body(world: &World, id: &CollectionId, seq: u64) {
         blocks: vec![block],
     }];
     let body = wal::encode_body(id, &batches);
-    let made = Made { base: 3, token: Token(6) };
-    let reference = BodyRef::new(made, &body);
+    let reference = BodyRef::new(Token(6), &body);
     let entry =
         wal::encode(&EntryParts { collection: id, seq, batches: &batches, body: Some(reference) }).unwrap();
     let keys = Keys::new(id);
-    world.apply_put(&keys.body(made), body);
+    world.apply_put(&keys.body(seq, Token(6)), body);
     world.apply_put(&keys.wal(seq), entry);
 }

@@ -253,7 +253,7 @@ impl Play {
         let meter = Meter::new();
         match batch {
             Batch::Upsert(records) => self.ingest.upsert(&meter, &self.name, records, token).await.unwrap(),
-            Batch::Delete(ids) => self.ingest.delete(&meter, &self.name, ids, token).await.unwrap(),
+            Batch::Delete(ids) => self.ingest.delete(&meter, &self.name, ids, &token.into()).await.unwrap(),
         }
     }
 
@@ -271,7 +271,7 @@ impl Play {
         let store = if rng.random() { self.store.clone() } else { self.process() };
         let meter = Meter::new();
         let collection = store.collection(&meter, &self.name).await.unwrap();
-        let compactor = Compactor::new(Compaction { threads: 1, seed: rng.random() });
+        let compactor = Compactor::new(Compaction { threads: 1, seed: rng.random(), ..Compaction::default() });
         let report = compactor.compact(&meter, &collection, &|_| {}).await.unwrap();
         if report.committed {
             self.in_tail = 0;

@@ -9,7 +9,7 @@ use esker_format::record::{Op, Record, Value};
 use esker_format::schema::{Column, ColumnType, Metric, Schema, Settings, VectorType};
 use esker_format::{Name, Result, limits};
 use esker_ingest::import::{self, Overrides, Plan};
-use esker_ingest::{CollectionSink, Ingest};
+use esker_ingest::{Body, CollectionSink, Ingest, WriteOptions};
 use esker_query::sql::{self, Param};
 use esker_query::{Consistency, Engine, Filter, Options, ScanRequest, Search};
 use esker_store::{Backend, Client, Location, Meter, Seams, Store};
@@ -76,16 +76,16 @@ impl Process {
         let wrote = |ack: esker_ingest::Ack| format!("{} rows", ack.rows);
         match verb {
             "upsert" => self.ingest.upsert(meter, name, &records(body), None).await.map(wrote),
-            "delete" => self.ingest.delete(meter, name, &json::<Vec<String>>(body), None).await.map(wrote),
+            "delete" => self.ingest.delete(meter, name, &json::<Vec<String>>(body), &WriteOptions::default()).await.map(wrote),
             "avro-delete" => {
                 let (records, mut data) = (records(body), Vec::new());
                 records.iter().for_each(|r| r.encode(&mut data));
                 let block = Block { rows: records.len() as u64, data: data.into() };
-                self.ingest.blocks(meter, name, Op::Delete, &[block], None).await.map(wrote)
+                self.ingest.blocks(meter, name, Op::Delete, &[block], &WriteOptions::default()).await.map(wrote)
             }
             "avro-file" => {
                 let file = container(body).into();
-                self.ingest.container(meter, name, Op::Upsert, &file, None).await.map(wrote)
+                self.ingest.write(meter, name, Op::Upsert, Body::Container(file), &WriteOptions::default()).await.map(wrote)
             }
             "import" => self.import(name, body).await,
             "search" => {

@@ -7,7 +7,7 @@ use esker_format::record::Value as Metadata;
 use esker_format::{Error, Result};
 use esker_ingest::Ingest;
 use esker_ingest::import::Overrides;
-use esker_query::sql::Param;
+use esker_query::sql::{Options, Param};
 use esker_query::{Hit, Search, SearchReply};
 use esker_store::Meter;
 use serde_json::{Value, json};
@@ -20,6 +20,7 @@ use crate::commands::search::{filter, hit_json};
 use crate::commands::sql::query;
 use crate::output::{bytes, cost_line, count, table, table_text};
 use crate::rows::{cell, json_of, table_of};
+use crate::settings::Resources;
 
 /// The questions that the tour asks, by number.
 const ASKED: [usize; 5] = [2, 4, 12, 13, 16];
@@ -42,8 +43,17 @@ async fn import_notes(tour: &mut Tour<'_>) -> Result<()> {
     tour.heading("Import: notes on eleven topics, each with the vector of its text (MiniLM, 384 dimensions)");
     let meter = Meter::new();
     let say = |note: &str| tour.line(&format!("   {note}"));
-    let done =
-        import(&tour.store, &meter, &file, &tour.name, Overrides::default(), tour.output, &say).await?;
+    let done = import(
+        &tour.store,
+        &meter,
+        &file,
+        &tour.name,
+        Overrides::default(),
+        &Resources::default(),
+        tour.output,
+        &say,
+    )
+    .await?;
     tour.line(&format!("   {}", done.text(&tour.name)));
     let snapshot = tour.store.collection(&meter, &tour.name).await?.snapshot(&meter).await?;
     for e in &snapshot.tail {
@@ -61,7 +71,7 @@ async fn import_notes(tour: &mut Tour<'_>) -> Result<()> {
 
 async fn compact(tour: &mut Tour<'_>) -> Result<()> {
     tour.heading("Compact: the log becomes one clustered Parquet file with an index beside it");
-    let report = fold(&tour.store, &Meter::new(), &tour.name, tour.output).await?;
+    let report = fold(&tour.store, &Meter::new(), &tour.name, &Resources::default(), tour.output).await?;
     tour.line(&format!("   {}", compacted(&report, &tour.name)));
     tour.note("compacted", report_json(&report));
     Ok(())
@@ -121,7 +131,9 @@ async fn change(tour: &mut Tour<'_>, questions: &[Question]) -> Result<()> {
     let text = "Corrected: the Moon's spin was braked by tides until one turn took as long as one orbit.";
     row.metadata.insert("text".to_owned(), Metadata::String(text.to_owned()));
     let overwritten = ingest.upsert(&meter, &tour.name, &[row], None).await?;
-    let deleted = ingest.delete(&meter, &tour.name, std::slice::from_ref(&first.id), None).await?;
+    let deleted = ingest
+        .delete(&meter, &tour.name, std::slice::from_ref(&first.id), &esker_ingest::WriteOptions::default())
+        .await?;
     tour.line(&format!("\n   overwrote the text of {} (log entry {})", second.id, overwritten.position));
     tour.line(&format!("   deleted {} (log entry {})", first.id, deleted.position));
     let (after, _) = search(tour, Search::new(question.vector.clone(), 2)).await?;
@@ -157,7 +169,9 @@ async fn sql(tour: &mut Tour<'_>, questions: &[Question]) -> Result<()> {
     let mut answers = Vec::new();
     for text in queries {
         tour.line(&format!("\n   > {}", text.replace('\n', "\n     ")));
-        let answer = query(&tour.engine, &Meter::new(), &text, &[Param::Vector(vector.clone())]).await?;
+        let answer =
+            query(&tour.engine, &Meter::new(), &text, &[Param::Vector(vector.clone())], Options::default())
+                .await?;
         tour.line(&indented(&table_of(&answer.schema, &answer.batches)?));
         answers.push(json!({"query": text, "rows": json_of(&answer.batches)?}));
     }
@@ -201,7 +215,7 @@ fn kind(key: &Key) -> &'static str {
             Part::Rows(_) => "segment/*.parquet: rows, clustered",
             Part::Index(_) => "segment/*.index: codes and attributes",
             Part::Deletes(_) => "deletes/: rows that were overwritten",
-            Part::Body(_) => "body/: rows of large log entries, Avro",
+            Part::Body(..) => "body/: rows of large log entries, Avro",
             Part::Inbox(..) => "inbox/: batches to be combined",
             Part::Pin(..) => "pins/: leases",
             Part::Work(_) => "work/: a compaction that resumes",

@@ -214,9 +214,9 @@ fn a_stale_schema_is_told_apart_from_damage() {
     };
     let error = |v, columns: &[_]| decode(&block(&[with(v)]), 1, &l2(1), &schema(columns)).unwrap_err();
     let unknown = error(Value::Int(1), &[]);
-    assert_eq!(unknown.kind(), Kind::Internal);
+    assert_eq!(unknown.kind(), Kind::Conflict);
     assert!(unknown.to_string().contains("the schema is stale"), "{unknown}");
-    assert_eq!(error(Value::Float(0.5), &[("k", ColumnType::Int)]).kind(), Kind::Internal);
+    assert_eq!(error(Value::Float(0.5), &[("k", ColumnType::Int)]).kind(), Kind::Conflict);
     assert_eq!(error(Value::Bool(true), &[("k", ColumnType::Int)]).kind(), Kind::Corrupt);
     // A key without a value needs no column.
     decode(&block(&[with(Value::Null)]), 1, &l2(1), &Schema::default()).unwrap();

@@ -19,3 +19,17 @@ fn another_version_is_refused_with_those_supported() {
     assert!(decode(&Bytes::from_static(b"\x00\x00\x00\x01\xff\xff\xff\xff")).is_err());
     assert!(decode(&Bytes::from_static(b"\x00\x00\x00\x01\x00\x00\x00\x01\xff")).is_err());
 }
+
+#[test]
+fn a_write_is_known_by_its_name() {
+    let op = |name: &str| decode(&Bytes::from(encode(name, b""))).unwrap().write();
+    assert_eq!((op("upsert").unwrap(), op("delete").unwrap()), (Op::Upsert, Op::Delete));
+    for name in ["", "Upsert", "search", "a\n"] {
+        let e = op(name).unwrap_err();
+        assert_eq!((e.field(), e.hint()), (Some("avro_payload"), Some("the writes are upsert and delete")));
+    }
+    let cut = decode(&Bytes::from_static(b"\x00\x00\x00\x01\x00\x00\x00\x06upse")).unwrap_err();
+    assert_eq!(cut.to_string(), "it ends within the operation, which has 6 bytes");
+    let long = decode(&Bytes::from_static(b"\x00\x00\x00\x01\x00\x00\x00\x41")).unwrap_err();
+    assert_eq!(long.to_string(), "the operation has 65 bytes, the limit is 64");
+}

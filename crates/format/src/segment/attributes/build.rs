@@ -50,13 +50,7 @@ impl AttributesBuilder {
     /// A builder for rows with `arrow_schema(settings, schema)`. `seed` keys the hashes of values.
     pub fn new(settings: &Settings, schema: &Schema, seed: u64) -> Self {
         let arrow = arrow_schema(settings, schema);
-        let mut columns: Vec<Gather> =
-            schema.columns.iter().enumerate().map(|(i, c)| Gather::new(c.kind, 2 + i)).collect();
-        for name in TRAILING_NUMBERS {
-            let at = TRAILING.iter().position(|t| *t == name).unwrap_or_default();
-            columns.push(Gather::new(ColumnType::Int, 2 + schema.columns.len() + at));
-        }
-        AttributesBuilder { arrow, seed, rows: 0, columns }
+        AttributesBuilder { arrow, seed, rows: 0, columns: gathers(schema) }
     }
 
     /// Adds rows; batches may have any size.
@@ -83,7 +77,74 @@ impl AttributesBuilder {
             entries.push(column.entry(self.rows, rows, &mut section)?);
         }
         let directory = directory(self.seed, entries, &mut section);
-        Ok(Attributes { directory, section: section.0 })
+        Ok(Attributes { directory, section: section.bytes })
+    }
+}
+
+/// What is gathered, in the order of the directory.
+fn gathers(schema: &Schema) -> Vec<Gather> {
+    let mut columns: Vec<Gather> =
+        schema.columns.iter().enumerate().map(|(i, c)| Gather::new(c.kind, 2 + i)).collect();
+    for name in TRAILING_NUMBERS {
+        let at = TRAILING.iter().position(|t| *t == name).unwrap_or_default();
+        columns.push(Gather::new(ColumnType::Int, 2 + schema.columns.len() + at));
+    }
+    columns
+}
+
+/// Lays attributes out one column after the other, for who cannot hold the values of all at once: 16 bytes a value of
+/// the present column. Gives the same bytes as [`AttributesBuilder`].
+pub struct ColumnsWriter {
+    seed: u64,
+    rows: RowsLayout,
+    waiting: std::vec::IntoIter<Gather>,
+    entries: Vec<Vec<u8>>,
+    section: Section,
+}
+
+impl ColumnsWriter {
+    /// A writer for the rows of `rows`, by ordinal. `seed` keys the hashes of values.
+    pub fn new(schema: &Schema, seed: u64, rows: &RowsLayout) -> Self {
+        let rows = rows.clone();
+        ColumnsWriter {
+            seed,
+            rows,
+            waiting: gathers(schema).into_iter(),
+            entries: Vec::new(),
+            section: Section::default(),
+        }
+    }
+
+    /// Position in the rows file of the column that comes next, if there is one.
+    pub fn next_column(&self) -> Option<usize> {
+        self.waiting.as_slice().first().map(|c| c.file_column)
+    }
+
+    /// Lays out the next column, whose values are in `parts` by ordinal, and gives the bytes of the section that it adds.
+    ///
+    /// # Errors
+    /// Internal when the parts do not have the rows; else what `parts` gives.
+    pub fn column(&mut self, parts: impl Iterator<Item = Result<ArrayRef>>) -> Result<Vec<u8>> {
+        let Some(mut gather) = self.waiting.next() else { return Ok(Vec::new()) };
+        let rows = self.rows.address.rows as u32;
+        gather.reserve(rows as usize);
+        let mut first = 0;
+        for part in parts {
+            let part = part?;
+            gather.push(self.seed, first, &part);
+            first += part.len() as u32;
+        }
+        if first != rows {
+            return Err(Error::internal("attributes and rows of a segment differ in number"));
+        }
+        self.entries.push(gather.entry(rows, &self.rows, &mut self.section)?);
+        Ok(self.section.take())
+    }
+
+    /// The directory, and the end of the section.
+    pub fn finish(mut self) -> Attributes {
+        let directory = directory(self.seed, self.entries, &mut self.section);
+        Attributes { directory, section: self.section.bytes }
     }
 }
 
@@ -118,19 +179,34 @@ fn directory(seed: u64, entries: Vec<Vec<u8>>, section: &mut Section) -> Vec<u8>
 
 /// The attributes section as it grows.
 #[derive(Default)]
-struct Section(Vec<u8>);
+struct Section {
+    /// Bytes that were taken away.
+    taken: u64,
+    bytes: Vec<u8>,
+}
 
 impl Section {
+    /// Where the next bytes go.
+    fn at(&self) -> u64 {
+        self.taken + self.bytes.len() as u64
+    }
+
     /// Appends bytes and their CRC, and says to `entry` where.
     fn place(&mut self, bytes: &[u8], entry: &mut Vec<u8>) {
-        entry.put_varint(self.0.len() as u64);
+        entry.put_varint(self.at());
         entry.put_varint(self.append(bytes));
+    }
+
+    /// Takes away what was appended so far.
+    fn take(&mut self) -> Vec<u8> {
+        self.taken += self.bytes.len() as u64;
+        std::mem::take(&mut self.bytes)
     }
 
     /// Appends bytes and their CRC: how many.
     fn append(&mut self, bytes: &[u8]) -> u64 {
-        self.0.put(bytes);
-        self.0.put_u32(crc32c::crc32c(bytes));
+        self.bytes.put(bytes);
+        self.bytes.put_u32(crc32c::crc32c(bytes));
         bytes.len() as u64 + 4
     }
 }
@@ -144,6 +220,14 @@ impl Gather {
             values: Vec::new(),
             bytes: 0,
             numbers: Vec::new(),
+        }
+    }
+
+    /// Makes room for one value per row, so that nothing is moved as they come.
+    fn reserve(&mut self, rows: usize) {
+        match self.kind {
+            ColumnType::Int | ColumnType::Float => self.numbers.reserve_exact(rows),
+            _ => self.values.reserve_exact(rows),
         }
     }
 
@@ -258,7 +342,7 @@ fn values(mut postings: Vec<(u64, u16, u32)>, section: &mut Section, out: &mut V
 
     let slot_bits = (0..SLOT_BITS).find(|bits| small.len() >> bits <= SLOT_BYTES).unwrap_or(SLOT_BITS);
     out.put(&[slot_bits as u8]);
-    out.put_varint(section.0.len() as u64);
+    out.put_varint(section.at());
     let (mut start, mut next) = (0, 0);
     for slot in 0..1u64 << slot_bits {
         let count =
@@ -284,7 +368,7 @@ fn numbers(mut entries: Vec<(u64, u32)>, section: &mut Section, out: &mut Vec<u8
             last = key;
         }
     }
-    out.put_varint(section.0.len() as u64);
+    out.put_varint(section.at());
     for bin in &bins {
         out.put_varint(section.append(&run(bin)?));
     }

@@ -376,3 +376,27 @@ fn damaged_ranges_are_refused() {
         }
     }
 }
+
+#[test]
+fn column_by_column_the_bytes_are_the_same() {
+    let settings = settings(3, VectorType::F32);
+    let batch = rows(3000, &settings, 4);
+    let (_, layout) = write_rows(&batch, &settings, 1000);
+    let mut builder = AttributesBuilder::new(&settings, &schema(), 9);
+    builder.push_batch(&batch).unwrap();
+    let whole = builder.finish(&layout).unwrap();
+
+    let mut writer = ColumnsWriter::new(&schema(), 9, &layout);
+    let mut section = Vec::new();
+    while let Some(column) = writer.next_column() {
+        let parts = [(0, 700), (700, 2300)].map(|(at, n)| Ok(batch.column(column).slice(at, n)));
+        section.extend(writer.column(parts.into_iter()).unwrap());
+    }
+    let rest = writer.finish();
+    section.extend(rest.section);
+    assert_eq!((rest.directory, section), (whole.directory, whole.section));
+
+    let mut writer = ColumnsWriter::new(&schema(), 9, &layout);
+    let column = batch.column(writer.next_column().unwrap()).slice(0, 2999);
+    assert!(writer.column([Ok(column)].into_iter()).is_err());
+}

@@ -175,6 +175,8 @@ fn payload_sizes_that_do_not_fit_the_header_are_read_by_leaf() {
         spill: None,
         payload: &built.payload,
         attributes: &built.attributes,
+        payload_spool: None,
+        attributes_spool: None,
     };
     let mut index = Vec::new();
     let summary = IndexWriter::new(parts).unwrap().write(&mut index).unwrap();
@@ -391,6 +393,8 @@ fn speed() {
             spill: None,
             payload: &payload,
             attributes: &attributes,
+            payload_spool: None,
+            attributes_spool: None,
         };
         let mut index = Vec::new();
         let summary = IndexWriter::new(parts).unwrap().write(&mut index).unwrap();

@@ -56,6 +56,57 @@ pub struct IndexParts<'a> {
     pub payload: &'a Payload,
     /// What answers filters.
     pub attributes: &'a Attributes,
+    /// Where the payload's blocks are, if `payload` has their sizes only.
+    pub payload_spool: Option<Spool<'a>>,
+    /// Where the attributes section is, if `attributes` has the directory only.
+    pub attributes_spool: Option<Spool<'a>>,
+}
+
+/// Bytes that are kept elsewhere until they are written.
+#[derive(Clone, Copy)]
+pub struct Spool<'a> {
+    /// How many.
+    pub length: u64,
+    /// CRC32C of them.
+    pub crc: u32,
+    /// Writes all of them.
+    pub copy: &'a dyn Fn(&mut dyn Write) -> std::io::Result<()>,
+}
+
+impl std::fmt::Debug for Spool<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Spool").field("length", &self.length).finish_non_exhaustive()
+    }
+}
+
+/// The bytes of a section.
+#[derive(Clone, Copy)]
+enum Source<'a> {
+    Bytes(&'a [u8]),
+    Spool(Spool<'a>),
+}
+
+impl Source<'_> {
+    fn len(&self) -> u64 {
+        match self {
+            Source::Bytes(bytes) => bytes.len() as u64,
+            Source::Spool(spool) => spool.length,
+        }
+    }
+
+    fn crc(&self) -> u32 {
+        match self {
+            Source::Bytes(bytes) => crc32c::crc32c(bytes),
+            Source::Spool(spool) => spool.crc,
+        }
+    }
+
+    fn write(&self, mut sink: &mut dyn Write) -> std::io::Result<()> {
+        match self {
+            Source::Bytes(bytes) => sink.write_all(bytes),
+            Source::Spool(spool) => (spool.copy)(&mut sink),
+        }
+    }
 }
 
 /// Spilled postings. A leaf's postings are its own rows, then its copies.
@@ -144,47 +195,51 @@ impl<'a> IndexWriter<'a> {
             (Section::AttributeDirectory, parts.attributes.directory.clone()),
             (Section::IdMapDirectory, map.encode()),
         ];
-        let mut cold: Vec<(Section, &[u8])> = vec![(Section::Codes, parts.codes)];
-        cold.extend(spill.as_deref().map(|s| (Section::Spill, s)));
-        cold.extend([(Section::IdPlane, &idplane[..]), (Section::IdMap, &idmap)]);
+        let mut cold = vec![(Section::Codes, Source::Bytes(parts.codes))];
+        cold.extend(spill.as_deref().map(|s| (Section::Spill, Source::Bytes(s))));
+        cold.push((Section::IdPlane, Source::Bytes(&idplane)));
+        cold.push((Section::IdMap, Source::Bytes(&idmap)));
         let pages = self.size_pages();
         match &pages {
-            Some(pages) => cold.push((Section::PayloadSizePages, pages)),
+            Some(pages) => cold.push((Section::PayloadSizePages, Source::Bytes(pages))),
             None => hot.push((Section::PayloadSizes, sizes(&parts.payload.sizes))),
         }
         let checks = parts.rows.checks.encode();
-        cold.push((Section::Payload, &parts.payload.blocks));
-        cold.push((Section::Attributes, &parts.attributes.section));
-        cold.extend([(Section::Checks, &checks[..]), (Section::Footer, &parts.rows.footer)]);
+        let blocks = parts.payload_spool.map_or(Source::Bytes(&parts.payload.blocks), Source::Spool);
+        let attributes =
+            parts.attributes_spool.map_or(Source::Bytes(&parts.attributes.section), Source::Spool);
+        cold.extend([(Section::Payload, blocks), (Section::Attributes, attributes)]);
+        cold.push((Section::Checks, Source::Bytes(&checks)));
+        cold.push((Section::Footer, Source::Bytes(&parts.rows.footer)));
 
         let (header, size) = self.header(&mut hot, &cold);
         let failed = |e| Error::internal("writing an index failed").with_source(e);
         sink.write_all(&header).map_err(failed)?;
-        for (_, bytes) in &cold {
-            sink.write_all(bytes).map_err(failed)?;
+        for (_, source) in &cold {
+            source.write(sink).map_err(failed)?;
         }
         Ok(IndexSummary { size, header_len: header.len() as u64, header_crc: crc32c::crc32c(&header) })
     }
 
     /// Envelope and hot header, once every section's place is known; and the size of the file.
-    fn header(&self, hot: &mut [(Section, Vec<u8>)], cold: &[(Section, &[u8])]) -> (Vec<u8>, u64) {
+    fn header(&self, hot: &mut [(Section, Vec<u8>)], cold: &[(Section, Source<'_>)]) -> (Vec<u8>, u64) {
         hot[0].1 = self.facts(0);
         let directory = 2 + (hot.len() + cold.len()) * ENTRY;
         let hot_size = directory + hot.iter().map(|(_, b)| b.len()).sum::<usize>();
-        let file_size =
-            (envelope::LENGTH + hot_size + cold.iter().map(|(_, b)| b.len()).sum::<usize>()) as u64;
+        let file_size = (envelope::LENGTH + hot_size) as u64 + cold.iter().map(|(_, s)| s.len()).sum::<u64>();
         hot[0].1 = self.facts(file_size);
         let mut payload = Vec::with_capacity(hot_size);
         payload.put_u16((hot.len() + cold.len()) as u16);
         let mut at = (envelope::LENGTH + directory) as u64;
-        for (section, bytes) in hot.iter().map(|(s, b)| (s, &b[..])).chain(cold.iter().map(|(s, b)| (s, *b)))
-        {
+        let sections =
+            hot.iter().map(|(s, b)| (s, Source::Bytes(b))).chain(cold.iter().map(|(s, c)| (s, *c)));
+        for (section, source) in sections {
             payload.put_u16(*section as u16);
             payload.put_u16(0);
             payload.put_u64(at);
-            payload.put_u64(bytes.len() as u64);
-            payload.put_u32(crc32c::crc32c(bytes));
-            at += bytes.len() as u64;
+            payload.put_u64(source.len());
+            payload.put_u32(source.crc());
+            at += source.len();
         }
         hot.iter().for_each(|(_, bytes)| payload.put(bytes));
         let features = if self.parts.spill.is_some() { envelope::SPILL } else { 0 };

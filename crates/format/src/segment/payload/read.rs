@@ -9,7 +9,7 @@ use arrow::array::RecordBatch;
 
 use super::batch::PayloadBatch;
 use super::{FALSE, FLOAT, INT, STRING, STRINGS, TRUE};
-use crate::error::{Error, Result};
+use crate::error::{Error, Kind, Result};
 use crate::record::Value;
 use crate::schema::{ColumnType, Schema};
 use crate::segment::BLOCK_ROWS;
@@ -111,7 +111,8 @@ fn row(t: &mut Take<'_>, schema: &Schema) -> Result<Row> {
             return Err(t.corrupt("the values of a row are out of order"));
         }
         let Some(kind) = schema.columns.get(column).map(|c| c.kind) else {
-            return Err(Error::internal(format!("the schema is stale: it has no column {column}")));
+            let message = format!("the schema is stale: it has no column {column}");
+            return Err(Error::new(Kind::Conflict, message).with_hint("read the manifest again"));
         };
         values.push((column, value(t, kind)?));
     }

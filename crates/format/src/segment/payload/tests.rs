@@ -84,7 +84,7 @@ fn an_older_segment_is_read_with_the_newer_schema() {
 
     let stale = Schema { columns: schema().columns[..3].to_vec() };
     let error = decode_block("i", 0, blocks(&payload)[0], &Arc::new(stale)).unwrap_err();
-    assert_eq!(error.kind(), Kind::Internal);
+    assert_eq!(error.kind(), Kind::Conflict);
 }
 
 #[test]

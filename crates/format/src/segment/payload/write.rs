@@ -59,7 +59,12 @@ impl PayloadWriter {
         Ok(())
     }
 
-    /// The blocks.
+    /// Takes the blocks made so far, for who keeps them elsewhere: they follow one another.
+    pub fn take_blocks(&mut self) -> Vec<u8> {
+        std::mem::take(&mut self.payload.blocks)
+    }
+
+    /// The blocks that were not taken, and the sizes of all.
     pub fn finish(mut self) -> Result<Payload> {
         if self.rows > 0 {
             self.close_block()?;

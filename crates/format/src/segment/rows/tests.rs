@@ -87,9 +87,10 @@ fn row_groups_end_at_65536_rows() {
 #[test]
 fn wide_vectors_make_smaller_row_groups() {
     assert_eq!(row_group_rows(4), 65_536);
-    assert_eq!(row_group_rows(384 * 4), 65_536);
-    assert_eq!(row_group_rows(768 * 4), 43_520);
-    assert_eq!(row_group_rows(8192 * 4), 4_096);
+    assert_eq!(row_group_rows(128 * 4), 65_536);
+    assert_eq!(row_group_rows(384 * 4), 21_760);
+    assert_eq!(row_group_rows(768 * 4), 10_752);
+    assert_eq!(row_group_rows(8192 * 4), 1_024);
 }
 
 #[test]

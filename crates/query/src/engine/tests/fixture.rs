@@ -101,7 +101,10 @@ impl World {
     }
 
     pub async fn delete(&mut self, ids: &[String]) {
-        self.ingest.delete(&Meter::new(), &self.name, ids, None).await.unwrap();
+        self.ingest
+            .delete(&Meter::new(), &self.name, ids, &esker_ingest::WriteOptions::default())
+            .await
+            .unwrap();
         ids.iter().for_each(|id| drop(self.rows.remove(id)));
     }
 

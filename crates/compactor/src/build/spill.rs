@@ -1,0 +1,177 @@
+//! Rows that wait in scratch files until they are built, with a sample of their vectors in memory.
+
+use std::io::Cursor;
+use std::sync::Arc;
+
+use arrow::array::{RecordBatch, UInt32Array};
+use arrow::compute::take_record_batch;
+use arrow::error::ArrowError;
+use arrow::ipc::reader::StreamReader;
+use arrow::ipc::writer::StreamWriter;
+use esker_format::schema::Settings;
+use esker_format::{Error, Result};
+use esker_index::SplitMix;
+
+use super::order::floats;
+use crate::scratch::{Scratch, ScratchFile, broken, range};
+
+/// Vectors that are written, read and worked on at once take this share of the memory …
+const BLOCK_SHARE: u64 = 32;
+/// … and at least and at most this many bytes.
+const BLOCK_BYTES: (u64, u64) = (1 << 20, 16 << 20);
+/// Most rows of a block.
+const BLOCK_ROWS: usize = 8192;
+/// The sample takes at most this share of the memory …
+const SAMPLE_SHARE: u64 = 4;
+/// … and has at least and at most this many rows.
+const SAMPLE_ROWS: (u64, u64) = (1024, 1 << 17);
+
+/// Rows of a block of vectors of `stride` bytes.
+pub(super) fn block_rows(stride: usize, memory: u64) -> usize {
+    let bytes = (memory / BLOCK_SHARE).clamp(BLOCK_BYTES.0, BLOCK_BYTES.1) as usize;
+    (bytes / stride.max(1)).clamp(1, BLOCK_ROWS)
+}
+
+/// A batch in a file.
+#[derive(Debug, Clone, Copy)]
+struct Block {
+    at: u64,
+    length: usize,
+    rows: usize,
+}
+
+/// Batches in a file.
+pub(super) struct Blocks {
+    file: Arc<dyn ScratchFile>,
+    blocks: Vec<Block>,
+}
+
+impl Blocks {
+    pub(super) fn new(scratch: &dyn Scratch) -> Result<Self> {
+        Ok(Blocks { file: scratch.file().map_err(broken)?, blocks: Vec::new() })
+    }
+
+    /// An empty list of batches in the same file.
+    pub(super) fn beside(&self) -> Self {
+        Blocks { file: Arc::clone(&self.file), blocks: Vec::new() }
+    }
+
+    pub(super) fn push(&mut self, batch: &RecordBatch) -> Result<()> {
+        let mut bytes = Vec::new();
+        let mut write = || -> Result<(), ArrowError> {
+            let mut writer = StreamWriter::try_new(&mut bytes, &batch.schema())?;
+            writer.write(batch)?;
+            writer.finish()
+        };
+        write().map_err(|e| Error::internal("rows cannot be kept aside").with_source(e))?;
+        let at = self.file.append(&bytes).map_err(broken)?;
+        self.blocks.push(Block { at, length: bytes.len(), rows: batch.num_rows() });
+        Ok(())
+    }
+
+    /// The batches, one at a time.
+    pub(super) fn read(&self) -> impl Iterator<Item = Result<RecordBatch>> + '_ {
+        self.blocks.iter().map(|block| {
+            let bytes = range(&*self.file, block.at, block.length).map_err(broken)?;
+            let wrong =
+                |e: ArrowError| Error::internal("rows that were kept aside do not read back").with_source(e);
+            let batch = StreamReader::try_new(Cursor::new(bytes), None).map_err(wrong)?.next();
+            let batch = batch.ok_or_else(|| Error::internal("rows that were kept aside are gone"))?;
+            let batch = batch.map_err(wrong)?;
+            match batch.num_rows() == block.rows {
+                true => Ok(batch),
+                false => Err(Error::internal("other rows were kept aside than read back")),
+            }
+        })
+    }
+}
+
+/// Rows in the order of their numbers, and a sample of their vectors.
+pub(crate) struct Spill {
+    settings: Settings,
+    /// Rows of a block.
+    step: usize,
+    blocks: Blocks,
+    rows: u64,
+    sample: Vec<f32>,
+    sample_rows: u64,
+    random: SplitMix,
+}
+
+impl Spill {
+    /// No rows yet. The sample takes a quarter of `memory`.
+    pub(crate) fn new(settings: &Settings, memory: u64, seed: u64, scratch: &dyn Scratch) -> Result<Self> {
+        let sample_rows = memory / SAMPLE_SHARE / (4 * u64::from(settings.dimension.max(1)));
+        Ok(Spill {
+            settings: settings.clone(),
+            step: block_rows(settings.stride(), memory),
+            blocks: Blocks::new(scratch)?,
+            rows: 0,
+            sample: Vec::new(),
+            sample_rows: sample_rows.clamp(SAMPLE_ROWS.0, SAMPLE_ROWS.1),
+            random: SplitMix::new(seed),
+        })
+    }
+
+    /// Adds rows. The sample depends on the order of all rows, not on how they are cut into batches.
+    pub(crate) fn push(&mut self, batch: &RecordBatch) -> Result<()> {
+        let step = self.step;
+        for start in (0..batch.num_rows()).step_by(step) {
+            let part = batch.slice(start, step.min(batch.num_rows() - start));
+            self.sample(&floats(&part, &self.settings)?);
+            self.blocks.push(&part)?;
+        }
+        Ok(())
+    }
+
+    /// Reservoir sampling.
+    fn sample(&mut self, vectors: &[f32]) {
+        let d = self.settings.dimension as usize;
+        for row in vectors.chunks_exact(d) {
+            self.rows += 1;
+            if self.rows <= self.sample_rows {
+                self.sample.extend_from_slice(row);
+                continue;
+            }
+            let slot = self.random.below(self.rows as usize);
+            if (slot as u64) < self.sample_rows {
+                self.sample[slot * d..][..d].copy_from_slice(row);
+            }
+        }
+    }
+
+    /// Number of rows.
+    pub(crate) fn rows(&self) -> u64 {
+        self.rows
+    }
+
+    /// Takes the sample: n·d values.
+    pub(super) fn take_sample(&mut self) -> Vec<f32> {
+        std::mem::take(&mut self.sample)
+    }
+
+    /// The rows, a block at a time.
+    pub(super) fn read(&self) -> impl Iterator<Item = Result<RecordBatch>> + '_ {
+        self.blocks.read()
+    }
+
+    /// The rows again, in `parts` parts of another file: `part_of` says where each row goes, by its number.
+    pub(super) fn part(&self, part_of: &[u32], parts: usize, scratch: &dyn Scratch) -> Result<Vec<Blocks>> {
+        let file = Blocks::new(scratch)?;
+        let mut out: Vec<Blocks> = (0..parts).map(|_| file.beside()).collect();
+        let mut first = 0;
+        for batch in self.read() {
+            let batch = batch?;
+            let mut rows: Vec<Vec<u32>> = vec![Vec::new(); parts];
+            for (row, part) in (0u32..).zip(&part_of[first..first + batch.num_rows()]) {
+                rows[*part as usize].push(row);
+            }
+            for (rows, out) in rows.into_iter().zip(&mut out).filter(|(rows, _)| !rows.is_empty()) {
+                let taken = take_record_batch(&batch, &UInt32Array::from(rows));
+                out.push(&taken.map_err(|e| Error::internal("rows cannot be parted").with_source(e))?)?;
+            }
+            first += batch.num_rows();
+        }
+        Ok(out)
+    }
+}

@@ -1,0 +1,102 @@
+//! The vectors of a segment by ordinal, wherever they are.
+
+use esker_format::Result;
+use esker_format::schema::{Settings, VectorType};
+use esker_format::segment::PAGE_ROWS;
+use esker_format::segment::rows::RowsLayout;
+use half::f16;
+use half::slice::{HalfBitsSliceExt, HalfFloatSliceExt};
+
+use super::spill::block_rows;
+use crate::scratch::{ScratchFile, broken, range};
+
+/// Hears some vectors: the ordinal of the first, and n·d values.
+pub(super) type See<'a> = &'a mut dyn FnMut(usize, &[f32]) -> Result<()>;
+
+/// Vectors by ordinal.
+pub(super) trait Vectors {
+    /// How many.
+    fn rows(&self) -> usize;
+    /// All of them, in order.
+    fn each(&self, see: See<'_>) -> Result<()>;
+    /// One.
+    fn row(&self, ordinal: usize) -> Result<Vec<f32>>;
+}
+
+/// Vectors in memory.
+pub(super) struct Whole<'a> {
+    pub(super) vectors: &'a [f32],
+    pub(super) d: usize,
+}
+
+impl Vectors for Whole<'_> {
+    fn rows(&self) -> usize {
+        self.vectors.len() / self.d
+    }
+
+    fn each(&self, see: See<'_>) -> Result<()> {
+        see(0, self.vectors)
+    }
+
+    fn row(&self, ordinal: usize) -> Result<Vec<f32>> {
+        Ok(self.vectors[ordinal * self.d..][..self.d].to_vec())
+    }
+}
+
+/// Vectors in a finished rows file.
+pub(super) struct InFile<'a> {
+    pub(super) file: &'a dyn ScratchFile,
+    pub(super) layout: &'a RowsLayout,
+    pub(super) settings: &'a Settings,
+    /// Bytes that the build may take.
+    pub(super) memory: u64,
+}
+
+impl InFile<'_> {
+    /// Calls `see` with the first ordinal, the vectors and their bytes as stored, of some whole pages at a time.
+    pub(super) fn each_stored(&self, mut see: impl FnMut(usize, &[f32], &[u8]) -> Result<()>) -> Result<()> {
+        let (rows, per_page) = (self.rows(), PAGE_ROWS as usize);
+        let step = block_rows(self.settings.stride(), self.memory).next_multiple_of(per_page);
+        for first in (0..rows).step_by(step) {
+            let mut stored = Vec::with_capacity(step.min(rows - first) * self.settings.stride());
+            for page in (first..(first + step).min(rows)).step_by(per_page) {
+                let start = self.layout.vector_range(page as u32).start;
+                let end = self.layout.page_range((page / per_page) as u32).end;
+                stored.extend(range(self.file, start, (end - start) as usize).map_err(broken)?);
+            }
+            see(first, &floats_of(&stored, self.settings), &stored)?;
+        }
+        Ok(())
+    }
+}
+
+impl Vectors for InFile<'_> {
+    fn rows(&self) -> usize {
+        self.layout.address.rows as usize
+    }
+
+    fn each(&self, see: See<'_>) -> Result<()> {
+        self.each_stored(|first, vectors, _| see(first, vectors))
+    }
+
+    fn row(&self, ordinal: usize) -> Result<Vec<f32>> {
+        let place = self.layout.vector_range(ordinal as u32);
+        let stored = range(self.file, place.start, (place.end - place.start) as usize).map_err(broken)?;
+        Ok(floats_of(&stored, self.settings))
+    }
+}
+
+/// Stored vectors as f32.
+fn floats_of(stored: &[u8], settings: &Settings) -> Vec<f32> {
+    match settings.vector_type {
+        VectorType::F32 => {
+            stored.chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect()
+        }
+        VectorType::F16 => {
+            let bits: Vec<u16> = stored.chunks_exact(2).map(|b| u16::from_le_bytes([b[0], b[1]])).collect();
+            let mut out = vec![0.0; bits.len()];
+            bits.reinterpret_cast::<f16>().convert_to_f32_slice(&mut out);
+            out
+        }
+    }
+}

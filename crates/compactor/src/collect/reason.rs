@@ -1,0 +1,93 @@
+//! Why something goes, as a sentence.
+
+use std::fmt;
+
+use esker_format::{Seq, Version};
+use serde::Serialize;
+
+/// Why an object goes.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(tag = "kind", rename_all = "snake_case")]
+pub enum Reason {
+    /// A log entry below the floor.
+    Entry {
+        /// Its number.
+        seq: Seq,
+        /// The log floor.
+        floor: Seq,
+    },
+    /// The rows of a log entry below the floor, or of an attempt at its slot.
+    Body {
+        /// The slot.
+        seq: Seq,
+        /// The log floor.
+        floor: Seq,
+    },
+    /// A file of a segment, or a deletion bitmap, that no retained version has.
+    Unreachable {
+        /// The version that its maker started from.
+        base: Version,
+        /// The upload floor.
+        floor: Version,
+    },
+    /// What a compaction or a collection that is over left.
+    Work {
+        /// The version that it started from.
+        base: Version,
+    },
+    /// A manifest no longer retained.
+    Version {
+        /// Which.
+        version: Version,
+        /// The version floor.
+        floor: Version,
+    },
+    /// A lease that has ended.
+    Pin {
+        /// On this version.
+        version: Version,
+        /// Who held it.
+        owner: String,
+        /// Its holder ended it; else its time is over.
+        released: bool,
+    },
+    /// A temporary file of a put that died.
+    Temporary,
+    /// Of a collection that was dropped.
+    Dropped,
+}
+
+impl fmt::Display for Reason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Reason::Entry { seq, floor } => {
+                write!(
+                    f,
+                    "log entry {seq} is at or below {floor}: every retained version has it in its segments"
+                )
+            }
+            Reason::Body { seq, floor } => {
+                write!(
+                    f,
+                    "rows for slot {seq} of the log, which is at or below {floor}: they are in the segments, or were never accepted"
+                )
+            }
+            Reason::Unreachable { base, floor } => {
+                write!(
+                    f,
+                    "made from version {base}, below {floor}, and no retained or pinned version refers to it"
+                )
+            }
+            Reason::Work { base } => write!(f, "left by work that started from version {base} and is over"),
+            Reason::Version { version, floor } => {
+                write!(f, "version {version} is below {floor} and not pinned: a stub takes its place")
+            }
+            Reason::Pin { version, owner, released } => {
+                let how = if *released { "was released" } else { "has expired" };
+                write!(f, "the pin of {owner} on version {version} {how}")
+            }
+            Reason::Temporary => f.write_str("a temporary file of a write that died"),
+            Reason::Dropped => f.write_str("the collection was dropped"),
+        }
+    }
+}

@@ -1,0 +1,226 @@
+//! Where a compaction puts what does not fit its memory: files that are only appended to, read back in ranges and gone
+//! with the compaction.
+
+use std::fmt::Debug;
+use std::fs::File;
+use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use bytes::Bytes;
+use esker_format::{Error, Kind, Result};
+use parquet::errors::Result as ParquetResult;
+use parquet::file::reader::{ChunkReader, Length};
+
+/// Bytes that are copied at once.
+const COPY: usize = 1 << 20;
+/// Bytes gathered before they are appended.
+const GATHERED: usize = 256 << 10;
+
+/// Makes files.
+pub trait Scratch: Debug + Send + Sync {
+    /// A new, empty file, which goes when the last handle does.
+    fn file(&self) -> io::Result<Arc<dyn ScratchFile>>;
+}
+
+/// A file that is only appended to.
+pub trait ScratchFile: Send + Sync {
+    /// Appends bytes: where they start.
+    fn append(&self, bytes: &[u8]) -> io::Result<u64>;
+    /// Fills `out` with the bytes from `at` on.
+    fn read(&self, at: u64, out: &mut [u8]) -> io::Result<()>;
+    /// Number of bytes.
+    fn length(&self) -> u64;
+}
+
+/// Files in memory: for tests, and for who has more memory than disk.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct MemoryScratch;
+
+impl Scratch for MemoryScratch {
+    fn file(&self) -> io::Result<Arc<dyn ScratchFile>> {
+        Ok(Arc::new(Mutex::new(Vec::new())))
+    }
+}
+
+impl ScratchFile for Mutex<Vec<u8>> {
+    fn append(&self, bytes: &[u8]) -> io::Result<u64> {
+        let mut all = locked(self);
+        let at = all.len() as u64;
+        all.extend_from_slice(bytes);
+        Ok(at)
+    }
+
+    fn read(&self, at: u64, out: &mut [u8]) -> io::Result<()> {
+        let all = locked(self);
+        let from = all.get(at as usize..at as usize + out.len());
+        out.copy_from_slice(from.ok_or(io::ErrorKind::UnexpectedEof)?);
+        Ok(())
+    }
+
+    fn length(&self) -> u64 {
+        locked(self).len() as u64
+    }
+}
+
+/// Unnamed files in a directory. It should be on a disk: in a file system that lives in memory they take memory.
+#[derive(Debug, Clone)]
+pub struct DirectoryScratch(PathBuf);
+
+impl DirectoryScratch {
+    /// Files in `directory`, which must exist when the first is made.
+    pub fn new(directory: impl Into<PathBuf>) -> Self {
+        DirectoryScratch(directory.into())
+    }
+}
+
+impl Scratch for DirectoryScratch {
+    fn file(&self) -> io::Result<Arc<dyn ScratchFile>> {
+        let file = tempfile::tempfile_in(&self.0)
+            .map_err(|e| io::Error::new(e.kind(), format!("in {}: {e}", self.0.display())))?;
+        Ok(Arc::new(Mutex::new(OnDisk { file, length: 0 })))
+    }
+}
+
+struct OnDisk {
+    file: File,
+    length: u64,
+}
+
+impl ScratchFile for Mutex<OnDisk> {
+    fn append(&self, bytes: &[u8]) -> io::Result<u64> {
+        let mut disk = locked(self);
+        let at = disk.length;
+        disk.file.seek(SeekFrom::Start(at))?;
+        disk.file.write_all(bytes)?;
+        disk.length += bytes.len() as u64;
+        Ok(at)
+    }
+
+    fn read(&self, at: u64, out: &mut [u8]) -> io::Result<()> {
+        let mut disk = locked(self);
+        disk.file.seek(SeekFrom::Start(at))?;
+        disk.file.read_exact(out)
+    }
+
+    fn length(&self) -> u64 {
+        locked(self).length
+    }
+}
+
+/// Locks. Nothing panics while it is held, so a poisoned lock is as good.
+fn locked<T>(lock: &Mutex<T>) -> MutexGuard<'_, T> {
+    lock.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// What a failing scratch means for who asked for a compaction.
+pub(crate) fn broken(e: io::Error) -> Error {
+    Error::new(Kind::Unavailable, format!("the scratch space of the compaction failed: {e}"))
+        .with_hint("it needs up to twice the bytes of the rows; name another directory, or allow more memory")
+        .with_source(e)
+}
+
+/// A file being written, with the checksum of what passed.
+pub(crate) struct Spooling {
+    file: Arc<dyn ScratchFile>,
+    gathered: Vec<u8>,
+    crc: u32,
+}
+
+impl Spooling {
+    pub(crate) fn new(scratch: &dyn Scratch) -> Result<Self> {
+        let file = scratch.file().map_err(broken)?;
+        Ok(Spooling { file, gathered: Vec::with_capacity(GATHERED), crc: 0 })
+    }
+
+    /// The file, and the CRC32C of its bytes.
+    pub(crate) fn finish(mut self) -> Result<(Arc<dyn ScratchFile>, u32)> {
+        self.send().map_err(broken)?;
+        Ok((self.file, self.crc))
+    }
+
+    fn send(&mut self) -> io::Result<()> {
+        self.file.append(&self.gathered)?;
+        self.gathered.clear();
+        Ok(())
+    }
+}
+
+impl Write for Spooling {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.crc = crc32c::crc32c_append(self.crc, bytes);
+        if self.gathered.len() + bytes.len() > GATHERED {
+            self.send()?;
+        }
+        match bytes.len() > GATHERED {
+            true => drop(self.file.append(bytes)?),
+            false => self.gathered.extend_from_slice(bytes),
+        }
+        Ok(bytes.len())
+    }
+
+    /// What is gathered stays so: only the end of the file matters.
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// Writes a whole file to a sink.
+pub(crate) fn copy(file: &dyn ScratchFile, sink: &mut dyn Write) -> io::Result<()> {
+    let (mut at, end) = (0, file.length());
+    let mut part = vec![0; COPY];
+    while at < end {
+        let part = &mut part[..COPY.min((end - at) as usize)];
+        file.read(at, part)?;
+        sink.write_all(part)?;
+        at += part.len() as u64;
+    }
+    Ok(())
+}
+
+/// Some bytes of a file.
+pub(crate) fn range(file: &dyn ScratchFile, at: u64, length: usize) -> io::Result<Vec<u8>> {
+    let mut out = vec![0; length];
+    file.read(at, &mut out)?;
+    Ok(out)
+}
+
+/// A file as the Parquet reader takes it.
+#[derive(Clone)]
+pub(crate) struct Chunks(pub(crate) Arc<dyn ScratchFile>);
+
+impl Length for Chunks {
+    fn len(&self) -> u64 {
+        self.0.length()
+    }
+}
+
+impl ChunkReader for Chunks {
+    type T = io::BufReader<From>;
+
+    fn get_read(&self, start: u64) -> ParquetResult<Self::T> {
+        Ok(io::BufReader::new(From { file: Arc::clone(&self.0), at: start }))
+    }
+
+    fn get_bytes(&self, start: u64, length: usize) -> ParquetResult<Bytes> {
+        Ok(range(&*self.0, start, length)?.into())
+    }
+}
+
+/// A file from a place on.
+pub(crate) struct From {
+    file: Arc<dyn ScratchFile>,
+    at: u64,
+}
+
+impl Read for From {
+    fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
+        let length = out.len().min(self.file.length().saturating_sub(self.at) as usize);
+        self.file.read(self.at, &mut out[..length])?;
+        self.at += length as u64;
+        Ok(length)
+    }
+}
+
+#[cfg(test)]
+mod tests;

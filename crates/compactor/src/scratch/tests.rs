@@ -1,0 +1,25 @@
+use super::*;
+
+#[test]
+fn what_is_appended_is_read_back() {
+    let directory = tempfile::tempdir().unwrap();
+    let scratches: [&dyn Scratch; 2] = [&MemoryScratch, &DirectoryScratch::new(directory.path())];
+    for scratch in scratches {
+        let mut spooling = Spooling::new(scratch).unwrap();
+        let bytes: Vec<u8> = (0..3_000_000u32).map(|i| ((i * 7) >> 3) as u8).collect();
+        for part in [&bytes[..10], &bytes[10..400_000], &bytes[400_000..400_001], &bytes[400_001..]] {
+            spooling.write_all(part).unwrap();
+        }
+        let (file, crc) = spooling.finish().unwrap();
+        assert_eq!((file.length(), crc), (bytes.len() as u64, crc32c::crc32c(&bytes)));
+        let mut copied = Vec::new();
+        copy(&*file, &mut copied).unwrap();
+        assert_eq!(copied, bytes);
+        assert_eq!(range(&*file, 399_990, 20).unwrap(), bytes[399_990..400_010]);
+        assert!(range(&*file, bytes.len() as u64 - 1, 2).is_err());
+        let mut rest = Vec::new();
+        Chunks(file).get_read(2_999_000).unwrap().read_to_end(&mut rest).unwrap();
+        assert_eq!(rest, bytes[2_999_000..]);
+    }
+    assert!(DirectoryScratch::new(directory.path().join("none")).file().is_err());
+}

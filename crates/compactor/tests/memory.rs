@@ -1,0 +1,83 @@
+//! A compaction of more rows than its memory holds stays below it. In a process of its own, whose peak says so.
+#![cfg(target_os = "linux")]
+
+use std::sync::Arc;
+
+use esker_compactor::{Compactor, DirectoryScratch, Options};
+use esker_format::avro::container::Block;
+use esker_format::avro::encode_record;
+use esker_format::record::{Op, RecordRef, ValueRef};
+use esker_format::schema::{Column, ColumnType, Metric, Schema, Settings, VectorType};
+use esker_format::wal::PendingBatch;
+use esker_format::{Name, Token};
+use esker_index::SplitMix;
+use esker_store::{Client, Collection, Location, Meter, Seams, Store, StoreEnv, open};
+
+const D: u32 = 512;
+/// 49 MB of vectors in 12 entries.
+const ENTRIES: usize = 12;
+const ROWS: usize = 2000;
+const MEMORY: u64 = 16 << 20;
+/// Above the memory allowed: a row group as it is read, twice 32 MiB, 110 bytes a row, and what the allocator keeps. A
+/// build in memory takes twice as much.
+const SLACK: u64 = 96 << 20;
+
+/// A line of this process's status, in bytes.
+fn status(line: &str) -> u64 {
+    let text = std::fs::read_to_string("/proc/self/status").unwrap();
+    let value = text.lines().find_map(|l| l.strip_prefix(line)).unwrap();
+    value.split_whitespace().next().unwrap().parse::<u64>().unwrap() << 10
+}
+
+async fn append(collection: &Arc<Collection>, number: usize, random: &mut SplitMix, centres: &[Vec<f32>]) {
+    let mut data = Vec::new();
+    for row in 0..ROWS {
+        let centre = &centres[random.below(centres.len())];
+        let vector: Vec<f32> = centre.iter().map(|c| c + random.unit()).collect();
+        let id = format!("row-{}", number * ROWS + row);
+        let record = RecordRef {
+            id: &id,
+            vector: &vector,
+            metadata: &[("year", ValueRef::Int(row as i64))],
+            ..RecordRef::default()
+        };
+        encode_record(&mut data, &record);
+    }
+    let blocks = vec![Block { rows: ROWS as u64, data: data.into() }];
+    let batch = PendingBatch { token: Token(number as u128), op: Op::Upsert, arrived_ms: 1, blocks };
+    collection.append(&Meter::new(), batch, true).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_peak_stays_below_the_limit() {
+    let directory = tempfile::tempdir().unwrap();
+    let location = Location::Directory(directory.path().join("store"));
+    let client = Client::new(open(&location, &StoreEnv::new(), true).unwrap(), Seams::system());
+    let store = Store::new(client);
+    let settings = Settings { dimension: D, metric: Metric::Cosine, vector_type: VectorType::F32 };
+    let schema =
+        Schema { columns: vec![Column { name: "year".to_owned(), kind: ColumnType::Int, wide: false }] };
+    let name = Name::new("notes").unwrap();
+    let collection = store.create(&Meter::new(), &name, settings, schema).await.unwrap();
+    let mut random = SplitMix::new(5);
+    let centres: Vec<Vec<f32>> = (0..100).map(|_| (0..D).map(|_| random.normal()).collect()).collect();
+    for number in 0..ENTRIES {
+        append(&collection, number, &mut random, &centres).await;
+    }
+    drop(collection);
+    let collection = store.collection(&Meter::new(), &name).await.unwrap();
+    let before = status("VmRSS:");
+    let compactor = Compactor::new(Options { threads: 2, seed: 1, memory: MEMORY })
+        .with_scratch(Arc::new(DirectoryScratch::new(directory.path())));
+    let report = compactor.compact(&Meter::new(), &collection, &|_| {}).await.unwrap();
+    assert_eq!((report.rows, report.segments_out), ((ENTRIES * ROWS) as u64, 1));
+    // Once more, with the segment to merge.
+    append(&collection, ENTRIES, &mut random, &centres).await;
+    for number in ENTRIES - 4..ENTRIES {
+        append(&collection, number, &mut random, &centres).await;
+    }
+    let again = compactor.compact(&Meter::new(), &collection, &|_| {}).await.unwrap();
+    assert_eq!((again.merged, again.live_rows), (1, ((ENTRIES + 1) * ROWS) as u64));
+    let peak = status("VmHWM:") - before;
+    assert!(peak < MEMORY + SLACK, "the compactions took {} MiB", peak >> 20);
+}

@@ -1,0 +1,123 @@
+//! The clustering of more rows than memory holds: leaves are trained on a sample, improved by one pass over all rows,
+//! and the rows of neighbouring leaves are put in order together.
+
+use super::bisect::bisect;
+use super::{Build, Clustering, Finder, MERGE_BELOW, Rows, SPLIT_ABOVE, all};
+use crate::Metric;
+use crate::codes::inverse_norm;
+
+/// Trained leaves, in tree order once refined. Two copies of the centroids.
+pub struct Leaves {
+    d: usize,
+    metric: Metric,
+    centroids: Vec<f32>,
+    finder: Finder,
+}
+
+impl Leaves {
+    /// At most `leaves` leaves of a sample of rows (n·d values). The result does not depend on `threads`.
+    pub fn train(
+        sample: &[f32],
+        d: usize,
+        metric: Metric,
+        leaves: usize,
+        seed: u64,
+        threads: usize,
+    ) -> Leaves {
+        let d = d.max(1);
+        let rows = Rows::new(sample, d, metric, threads);
+        let build = Build { rows: &rows, target: 1, seed, threads };
+        let centroids = build.train(leaves.clamp(1, rows.len().max(1)), &|_| {});
+        Leaves::of(centroids, d, metric, seed, threads)
+    }
+
+    fn of(centroids: Vec<f32>, d: usize, metric: Metric, seed: u64, threads: usize) -> Leaves {
+        let finder = Finder::new(&centroids, d, seed, threads);
+        Leaves { d, metric, centroids, finder }
+    }
+
+    /// Number of leaves.
+    pub fn count(&self) -> usize {
+        self.centroids.len() / self.d
+    }
+
+    /// The nearest leaf of each of some rows (n·d values).
+    pub fn assign(&self, rows: &[f32], threads: usize) -> Vec<u32> {
+        let rows = Rows::new(rows, self.d, self.metric, threads);
+        self.finder.assign(&rows, &all(rows.len()), threads)
+    }
+
+    /// The leaves around the means of the rows assigned to them, without those that have less than a quarter of
+    /// `target` rows, neighbours beside each other.
+    pub fn refined(self, moments: &Moments, target: usize, seed: u64, threads: usize) -> Leaves {
+        let d = self.d;
+        let most = moments.counts.iter().max().copied().unwrap_or(0);
+        // However few the rows are, one leaf stays.
+        let least = (target.div_ceil(MERGE_BELOW) as u64).min(most);
+        let mut means = Vec::new();
+        for (count, sums) in moments.counts.iter().zip(moments.sums.chunks_exact(d)) {
+            if *count >= least.max(1) {
+                means.extend(sums.iter().map(|sum| (sum / *count as f64) as f32));
+            }
+        }
+        if means.is_empty() {
+            return self;
+        }
+        let leaves = means.len() / d;
+        let mut order = all(leaves);
+        bisect(&Rows::plain(&means, d), &mut order, leaves, seed, threads);
+        let centroids = order.iter().flat_map(|leaf| &means[*leaf as usize * d..][..d]).copied().collect();
+        Leaves::of(centroids, d, self.metric, seed, threads)
+    }
+}
+
+/// Sums of the rows of each leaf: 8 bytes a coordinate.
+pub struct Moments {
+    metric: Metric,
+    d: usize,
+    sums: Vec<f64>,
+    counts: Vec<u64>,
+}
+
+impl Moments {
+    /// No rows yet.
+    pub fn new(leaves: &Leaves) -> Moments {
+        let count = leaves.count();
+        Moments {
+            metric: leaves.metric,
+            d: leaves.d,
+            sums: vec![0.0; count * leaves.d],
+            counts: vec![0; count],
+        }
+    }
+
+    /// Adds rows (n·d values) and the leaf of each.
+    pub fn add(&mut self, rows: &[f32], assignment: &[u32]) {
+        for (row, leaf) in rows.chunks_exact(self.d).zip(assignment) {
+            let inverse = inverse_norm(self.metric, row);
+            let sums = &mut self.sums[*leaf as usize * self.d..][..self.d];
+            sums.iter_mut().zip(row).for_each(|(sum, x)| *sum += f64::from(x * inverse));
+            self.counts[*leaf as usize] += 1;
+        }
+    }
+}
+
+/// Puts rows (n·d values) in their final order, given the leaf of each: leaves of over three times the target are split,
+/// those without rows left out; the others keep their order, and inside them rows are ordered by bisection.
+pub fn arrange(
+    rows: &[f32],
+    d: usize,
+    metric: Metric,
+    mut assignment: Vec<u32>,
+    target: usize,
+    seed: u64,
+    threads: usize,
+) -> Clustering {
+    let rows = Rows::new(rows, d.max(1), metric, threads);
+    let build = Build { rows: &rows, target: target.max(1), seed, threads };
+    build.split(&mut assignment, SPLIT_ABOVE + 1);
+    let centroids = build.means(&all(assignment.len()), &assignment);
+    let leaves = centroids.len() / rows.d;
+    let order = build.order_inside(&assignment, leaves);
+    Clustering { leaves, centroids, assignment, order }
+}

@@ -1,0 +1,17 @@
+#!/usr/bin/env bash
+# grpcurl: services by reflection, health, a search.
+set -euo pipefail
+
+ask() {
+  grpcurl -plaintext "$@"
+}
+
+services=$(ask "$ESKER_GRPC" list)
+for service in esker.v1.Ingest esker.v1.Query grpc.health.v1.Health; do
+  grep -qx "$service" <<<"$services" || { echo "no $service in $services" >&2; exit 1; }
+done
+ask "$ESKER_GRPC" describe esker.v1.Query.Search | grep -q SearchRequest
+ask "$ESKER_GRPC" grpc.health.v1.Health/Check | grep -q SERVING
+reply=$(ask -d '{"collection":"pages","like":"page-0050","k":1}' "$ESKER_GRPC" esker.v1.Query/Search)
+grep -q '"page-0050"' <<<"$reply" || { echo "$reply" >&2; exit 1; }
+printf '%s\t%s\n' "$(grpcurl --version 2>&1 | cut -d' ' -f2)" "list, describe, health, search"

@@ -1,0 +1,3 @@
+mod it {
+    mod writes;
+}
