@@ -25,7 +25,12 @@ if [[ ! -f $venv/complete ]]; then
   "$venv/bin/pip" install --quiet --disable-pip-version-check "${clients[@]}"
   touch "$venv/complete"
 fi
-PATH=${XDG_CACHE_HOME:-$HOME/.cache}/esker/stacks/bin:$PATH
+tools=${XDG_CACHE_HOME:-$HOME/.cache}/esker/stacks/bin
+PATH=$tools:$PATH
+if ! command -v grpcurl >/dev/null && command -v go >/dev/null; then
+  echo "building grpcurl, once" >&2
+  GOBIN=$tools go install github.com/fullstorydev/grpcurl/cmd/grpcurl@v1.9.3 2>/dev/null
+fi
 
 SCRATCH=$(mktemp -d)
 export SCRATCH
@@ -90,7 +95,11 @@ client "DuckDB, files" "$python" scripts/clients/with_duckdb.py
 client "pyarrow, IPC" "$python" scripts/clients/with_pyarrow_ipc.py
 client "fastavro, HTTP" "$python" scripts/clients/with_fastavro.py
 client grpcio "$python" scripts/clients/with_grpcio.py
-if command -v grpcurl >/dev/null; then client grpcurl scripts/clients/with_grpcurl.sh; fi
+if command -v grpcurl >/dev/null; then
+  client grpcurl scripts/clients/with_grpcurl.sh
+else
+  echo "grpcurl          skipped: neither it nor go is in PATH"
+fi
 
 if [[ -n ${SCHEMATHESIS:-} ]]; then
   # A bound on the number of requests is what makes two runs alike; the time limit is only a guard. A text that the

@@ -1,6 +1,8 @@
 //! Writes the seeds: `seeds FOLDER` makes a folder per target from crates/format/golden. Every target starts from input
 //! that its decoder takes.
 
+#![expect(clippy::disallowed_methods, reason = "a command that reads and writes files")]
+
 use std::fs;
 use std::io;
 use std::path::PathBuf;
@@ -49,6 +51,7 @@ fn log(seeds: &Seeds) -> Result<(), Box<dyn std::error::Error>> {
         for target in ["wal", "container", "import"] {
             seeds.put(target, &short, &file)?;
         }
+        seeds.put("http", &short, &[&[2], &file[..]].concat())?;
         for (i, block) in container::read(&file.into())?.blocks.iter().enumerate() {
             seeds.put("record", &format!("{short}-{i}"), &block.data)?;
             seeds.put("framing", &format!("{short}-{i}"), &framing::encode("upsert", &block.data))?;
@@ -58,6 +61,7 @@ fn log(seeds: &Seeds) -> Result<(), Box<dyn std::error::Error>> {
     let record: Record = serde_json::from_str(RECORD)?;
     record.encode(&mut block);
     seeds.put("record", "made", &block)?;
+    seeds.put("http", "framed", &[&[3], &framing::encode("upsert", &block)[..]].concat())?;
     // The same data under a schema that differs in a name, so that values go through Avro's resolution.
     let writer = SCHEMA.replacen("\"Record\"", "\"Other\"", 1).replacen("\"long\"", "\"int\"", 1);
     for (name, schema) in [("ours", SCHEMA), ("other", &writer), ("small", SMALL)] {
@@ -150,6 +154,9 @@ fn text(seeds: &Seeds) -> io::Result<()> {
     seeds.put("json", "record", RECORD.as_bytes())?;
     seeds.put("json", "list", format!("[{RECORD}]").as_bytes())?;
     seeds.put("import", "lines", format!("{RECORD}\n{RECORD}\n").as_bytes())?;
+    seeds.put("http", "json", format!("\0{{\"records\":[{RECORD}]}}").as_bytes())?;
+    seeds.put("http", "patch", b"\xfa{\"records\":[{\"id\":\"a\",\"metadata\":{\"topic\":\"b\"}}]}")?;
+    seeds.put("http", "ndjson", format!("\x01{RECORD}\n{RECORD}").as_bytes())?;
     let sql = [
         "topic = 'music' AND year >= 1990",
         "NOT (rating BETWEEN 0.5 AND 2 OR flag) AND topic IN ('a', 'b')",

@@ -5,10 +5,12 @@ use std::sync::Arc;
 
 use http::Extensions;
 
+type Allows = dyn Fn(Option<&str>) -> bool + Send + Sync;
+
 /// Says of a collection whether a caller may name it; `None` stands for the store as a whole. An extension of requests that
 /// name their collection in the message, put there by whoever looked at the caller's key: only the service can compare.
 #[derive(Clone)]
-pub struct Allowed(Arc<dyn Fn(Option<&str>) -> bool + Send + Sync>);
+pub struct Allowed(Arc<Allows>);
 
 impl fmt::Debug for Allowed {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

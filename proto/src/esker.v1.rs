@@ -1205,6 +1205,9 @@ pub struct ScanReply {
     /// Milliseconds that it may be behind; 0 if strong.
     #[prost(uint64, tag = "5")]
     pub staleness_ms: u64,
+    /// What it cost since the last piece that says so. Where it is set, so is cursor, unless all is sent.
+    #[prost(message, optional, tag = "6")]
+    pub io: ::core::option::Option<Io>,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct CountRequest {
@@ -1363,11 +1366,14 @@ pub struct SqlRequest {
     pub format: i32,
 }
 /// A piece of the answer: the pieces one after another are the whole.
-#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+#[derive(Clone, PartialEq, ::prost::Message)]
 pub struct SqlReply {
     /// Bytes in the form asked for.
     #[prost(bytes = "bytes", tag = "1")]
     pub data: ::prost::bytes::Bytes,
+    /// What it cost: in the last piece, which has no bytes.
+    #[prost(message, optional, tag = "2")]
+    pub io: ::core::option::Option<Io>,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct WarmRequest {

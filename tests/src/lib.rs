@@ -5,4 +5,6 @@ pub mod fault;
 mod listing;
 pub mod model;
 pub mod s3;
+pub mod sim;
+pub mod truth;
 pub mod world;

@@ -72,6 +72,8 @@ pub struct Protocol {
     pub head_back: u8,
     /// The first writer's batches are large: it uploads a body for a slot before it creates the entry.
     pub bodies: bool,
+    /// Slots after that one which may name the body as well.
+    pub reach: u8,
     /// What is left out, if anything.
     pub weakening: Option<Weakening>,
 }
@@ -89,6 +91,7 @@ impl Protocol {
             late: 1,
             head_back: 1,
             bodies: false,
+            reach: 0,
             weakening: None,
         }
     }
@@ -101,6 +104,11 @@ impl Protocol {
     /// What the ordinary test explores of bodies.
     pub fn small_bodies() -> Self {
         Self { faults: 0, late: 0, head_back: 0, bodies: true, ..Self::small_log() }
+    }
+
+    /// The same with bodies that the slot after theirs may name too.
+    pub fn small_reach() -> Self {
+        Self { reach: 1, ..Self::small_bodies() }
     }
 
     /// The log in full: 2 writers, 3 slots, 2 publishes, 1 collection, lost replies, empty 409s, a late put and a

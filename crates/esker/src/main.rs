@@ -2,6 +2,7 @@
 
 mod args;
 mod commands;
+mod lean;
 mod output;
 mod progress;
 mod rows;
@@ -14,7 +15,7 @@ use std::process::ExitCode;
 use clap::Parser;
 use esker_format::{Error, Kind, Result};
 
-use crate::args::Args;
+use crate::args::{Args, Command};
 use crate::output::Output;
 
 /// SQL is planned by recursion, so workers have deep stacks.
@@ -22,9 +23,12 @@ const STACK_BYTES: usize = 16 << 20;
 
 fn main() -> ExitCode {
     let args = Args::parse();
+    if matches!(args.command, Command::Import(_) | Command::Compact(_) | Command::Export(_)) {
+        lean::restart();
+    }
     let output = Output::new(args.format);
     // A server starts its own, inside the runtime.
-    if !matches!(args.command, args::Command::Serve(_)) {
+    if !matches!(args.command, Command::Serve(_)) {
         settings::start_log();
     }
     match run(args, &output) {

@@ -111,7 +111,8 @@ async fn examine(source: &Source<'_>, report: &mut Report) -> Result<(), Stop> {
         if source.is_clean() {
             source.found(&source.keys.manifest(1), "INV-4", "the register has no readable entry");
         }
-        return Ok(accounts::without_register(source, &listing, report));
+        accounts::without_register(source, &listing, report);
+        return Ok(());
     };
     let newest = chain::follow(source, first.clone()).await?;
     (report.version, report.watermark) = (newest.version, newest.watermark);

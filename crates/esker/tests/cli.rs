@@ -351,10 +351,14 @@ fn verify() {
     let world = World::with_rows();
     world.run(&["delete", "rows", "a"]);
     let sound = world.run(&["verify", "rows"]);
-    let line = "rows-1: sound at version 3: 7 live rows, 8 in segments and 0 in log entries 2 to 2";
-    assert!(sound.contains(line) && sound.ends_with("exit 0\n"), "{sound}");
+    let rows = ": 7 live rows, 8 in segments and 0 in log entries 2 to 2";
+    assert!(
+        sound.contains("rows-1: sound at version") && sound.contains(rows) && sound.ends_with("exit 0\n"),
+        "{sound}"
+    );
     let all = world.run(&["verify", "--deep", "--format", "json"]);
-    let value: serde_json::Value = serde_json::from_str(all.lines().nth(1).unwrap()).unwrap();
+    let value: serde_json::Value =
+        serde_json::from_str(all.lines().find(|l| l.starts_with('{')).unwrap()).unwrap();
     assert_eq!(value["collections"][0]["rows"]["live"], 7);
     assert_eq!(value["collections"][0]["findings"], serde_json::json!([]));
     world.write("store/c/rows-1/stray", "what is this");

@@ -109,9 +109,10 @@ impl Keys {
     pub fn deletes(&self, made: Made) -> String {
         format!("{}deletes/{made}", self.prefix)
     }
-    /// `body/{~seq}-{token}.avro`: the rows of a large entry. It is written for one slot and goes with it.
-    pub fn body(&self, seq: Seq, token: Token) -> String {
-        format!("{}body/{}-{token}.avro", self.prefix, descending(seq))
+    /// `body/{~until}-{token}.avro`: the rows of a large entry. `until` is the last slot that may name it, and it goes
+    /// with that slot.
+    pub fn body(&self, until: Seq, token: Token) -> String {
+        format!("{}body/{}-{token}.avro", self.prefix, descending(until))
     }
     /// `inbox/{~tail}-{token}`: a contended batch that waits to be combined.
     pub fn inbox(&self, tail: Seq, token: Token) -> String {
@@ -196,7 +197,7 @@ pub enum Part {
     Index(Made),
     /// Deletion bitmap.
     Deletes(Made),
-    /// Rows of a large entry, written for this slot.
+    /// Rows of a large entry, for this slot or one shortly before it.
     Body(Seq, Token),
     /// A batch waiting to be combined.
     Inbox(Seq, Token),

@@ -1,5 +1,7 @@
 //! The limits of DESIGN §4, each stated once.
 
+/// Most slots after the one it was uploaded for that may name a body.
+pub const BODY_REACH: u64 = 256;
 /// Bytes of a collection name.
 pub const NAME_BYTES: usize = 64;
 /// Bytes of a record id.

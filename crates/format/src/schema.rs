@@ -46,7 +46,8 @@ impl Metric {
     pub fn score(self, distance: f32) -> f32 {
         match self {
             Metric::Cosine => 1.0 - distance,
-            Metric::L2 | Metric::Dot => -distance,
+            // Not a negative zero for equal vectors.
+            Metric::L2 | Metric::Dot => 0.0 - distance,
         }
     }
 }

@@ -8,14 +8,14 @@
 //! | `esker.collection` | collection id |
 //! | `esker.seq` | the entry's number, decimal |
 //! | `esker.batches` | JSON: the batches, in the order of the rows |
-//! | `esker.body` | JSON, when the rows are in a body object: its token, length and CRC32C |
+//! | `esker.body` | JSON, when the rows are in a body object: the last slot that may name it, its token, length and CRC32C |
 //! | `esker.ids` | with a body: the rows' id hashes, 8 bytes each, little-endian, in base64 |
 //! | `avro.schema`, `avro.codec` | as in any container; the codec is `null` |
 //!
 //! All values are text, because fastavro refuses a file of which one is not UTF-8.
 //!
-//! A body is written for one slot, whose number is in its name: no entry of another slot ever refers to it. It is a
-//! container of the same blocks with `esker.format`, `esker.features` and `esker.collection`.
+//! A body is written for a slot or a few, the last of which is in its name: no entry of a later slot ever refers to it. It
+//! is a container of the same blocks with `esker.format`, `esker.features` and `esker.collection`.
 
 use std::collections::BTreeMap;
 
@@ -30,6 +30,7 @@ use crate::envelope::{FORMAT_VERSION, check_features};
 use crate::error::{Error, Kind, Result};
 use crate::id::{CollectionId, Seq, SetHash, Token};
 use crate::keys::{Key, Keys, Part};
+use crate::limits;
 use crate::record::Op;
 
 /// Metadata key of the format version.
@@ -69,7 +70,9 @@ pub struct Batch {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct BodyRef {
-    /// Names the object, with the entry's seq: [`Keys::body`].
+    /// The last slot that may name the object: this entry's or a later one. See [`limits::BODY_REACH`].
+    pub until: Seq,
+    /// Names the object, with `until`: [`Keys::body`].
     pub token: Token,
     /// Bytes of the object.
     pub length: u64,
@@ -79,8 +82,8 @@ pub struct BodyRef {
 
 impl BodyRef {
     /// Refers to the body object `bytes`.
-    pub fn new(token: Token, bytes: &[u8]) -> Self {
-        BodyRef { token, length: bytes.len() as u64, crc32c: crc32c::crc32c(bytes) }
+    pub fn new(until: Seq, token: Token, bytes: &[u8]) -> Self {
+        BodyRef { until, token, length: bytes.len() as u64, crc32c: crc32c::crc32c(bytes) }
     }
 }
 
@@ -153,7 +156,7 @@ impl Entry {
 
     /// Key of the body, if there is one.
     pub fn body_key(&self) -> Option<String> {
-        self.body.map(|b| Keys::new(&self.collection).body(self.seq, b.token))
+        self.body.map(|b| Keys::new(&self.collection).body(b.until, b.token))
     }
 }
 
@@ -214,6 +217,11 @@ pub fn decode(key: &str, bytes: Bytes) -> Result<Entry> {
     let batches: Vec<Batch> = parse(key, &container, BATCHES)?;
     let body: Option<BodyRef> =
         container.meta.contains_key(BODY).then(|| parse(key, &container, BODY)).transpose()?;
+    if let Some(body) = &body
+        && !(seq..=seq.saturating_add(limits::BODY_REACH)).contains(&body.until)
+    {
+        return Err(corrupt(format!("its body is for slots up to {}", body.until)));
+    }
     let rows = check_rows(&batches).ok_or_else(|| corrupt("its batches have too many rows".to_owned()))?;
     let ids = container.meta.get(IDS).map(|text| parse_ids(text));
     let ids = match (&body, ids) {

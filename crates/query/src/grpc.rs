@@ -193,8 +193,9 @@ impl v1::query_server::Query for Handler {
                 .map_err(|_| Error::invalid("format", format!("there is no format {}", message.format)))?;
             let params = message.params.into_iter().map(|p| Param::json(&grpc::json("params", p)?));
             let params = params.collect::<Result<Vec<Param>>>()?;
-            let rows = self.service.sql(&Meter::new(), &message.query, &params).await?;
-            streams::sql(format, rows)
+            let meter = Meter::new();
+            let rows = self.service.sql(&meter, &message.query, &params).await?;
+            streams::sql(format, rows, meter)
         };
         let pieces = started.await.map_err(failed)?;
         Ok(call.reply(pieces.map(|piece| piece.map_err(failed)).boxed()))

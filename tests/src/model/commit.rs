@@ -154,11 +154,11 @@ impl State {
             },
             (Collector::Delete { slot, floor, then }, Step::Delete) => {
                 self.wal[usize::from(slot)] = 0;
-                // Bodies go with their slots.
+                // Bodies go with the last slot that may name them.
                 self.bodies[usize::from(slot)] = 0;
                 if protocol.is(Weakening::UnnamedBodies) {
-                    let named = self.wal.map(|batch| 1 << batch);
-                    self.bodies.iter_mut().zip(named).for_each(|(bodies, named)| *bodies &= named);
+                    let named = self.wal.iter().fold(0, |named, batch| named | 1 << batch);
+                    self.bodies.iter_mut().for_each(|bodies| *bodies &= named);
                 }
                 match then {
                     _ if slot < floor => Collector::Delete { slot: slot + 1, floor, then },

@@ -57,7 +57,8 @@ fn acknowledged_stay(s: &State) -> bool {
 /// Of the first writer's batches, if they have bodies.
 fn has_bodies(protocol: &Protocol, s: &State) -> bool {
     let floor = s.newest().floors.wal as usize;
-    let whole = |slot: usize| !matches!(s.wal[slot], 1 | 2) || s.bodies[slot] & 1 << s.wal[slot] != 0;
+    let has = |slot: usize| s.bodies[slot..].iter().any(|bodies| bodies & 1 << s.wal[slot] != 0);
+    let whole = |slot: usize| !matches!(s.wal[slot], 1 | 2) || has(slot);
     !protocol.bodies || (floor + 1..s.wal.len()).all(whole)
 }
 

@@ -59,7 +59,7 @@ pub struct State {
     pub(crate) wal: Slots,
     /// Ghost: the batch that was first created in each slot.
     pub(crate) first: Slots,
-    /// Bodies uploaded for each slot: their batches, as bits.
+    /// Bodies by the last slot that may name them: their batches, as bits.
     pub(crate) bodies: Slots,
     pub(crate) register: Vec<Version>,
     /// The version that `head` copies.

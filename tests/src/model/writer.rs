@@ -9,6 +9,8 @@ use esker_format::append::{self, Outcome, Probe, Slot};
 pub(crate) struct Writer {
     /// Batches it has not settled; the current one is the first of them.
     left: u8,
+    /// The last slot that may name the body it uploaded for the current batch; 0 without one.
+    until: u8,
     at: At,
 }
 
@@ -16,7 +18,7 @@ pub(crate) struct Writer {
 enum At {
     /// Cold: `GET head` and `LIST wal/` in any order. 0 stands for a head not read yet.
     Learn { head: u8, last: Option<u8> },
-    /// About to upload a body for `slot`, as whoever claims a slot does anew.
+    /// About to upload a body for `slot` and those after it that it reaches.
     Upload { slot: u8, known: u8 },
     /// About to create the entry in `slot`; `known` is the newest version it knows.
     Claim { slot: u8, known: u8 },
@@ -33,7 +35,7 @@ const COLD: At = At::Learn { head: 0, last: None };
 
 impl Writer {
     pub(crate) fn new(batches: u8) -> Self {
-        Self { left: batches, at: COLD }
+        Self { left: batches, until: 0, at: COLD }
     }
 }
 
@@ -77,7 +79,9 @@ impl State {
                 self.learnt(head, Some(self.listed().next().unwrap_or(0) as u8))
             }
             (At::Upload { slot, known }, _) => {
-                self.bodies[usize::from(slot)] |= 1 << batch;
+                let until = (slot + protocol.reach).min(protocol.slots);
+                self.bodies[usize::from(until)] |= 1 << batch;
+                self.writers[w].until = until;
                 At::Claim { slot, known }
             }
             (At::Claim { slot, known }, Step::Put(reply)) => {
@@ -107,17 +111,9 @@ impl State {
             }
             (at, _) => at,
         };
-        let again = match self.writers[w].at {
-            At::Learn { .. } => None,
-            At::Upload { slot, .. }
-            | At::Claim { slot, .. }
-            | At::ReadBack { slot, .. }
-            | At::Probe { slot, .. } => Some(slot),
-        };
+        let until = self.writers[w].until;
         self.writers[w].at = match next {
-            At::Claim { slot, known } if protocol.bodies && w == 0 && again != Some(slot) => {
-                At::Upload { slot, known }
-            }
+            At::Claim { slot, known } if protocol.bodies && w == 0 && slot > until => At::Upload { slot, known },
             next => next,
         };
     }
@@ -194,5 +190,6 @@ impl State {
         let batch = self.batch(protocol, w);
         self.fates[usize::from(batch) - 1] = fate;
         self.writers[w].left -= 1;
+        self.writers[w].until = 0;
     }
 }

@@ -6,12 +6,10 @@ mod again;
 mod collect;
 mod damage;
 mod enumerate;
-mod ledger;
 mod scenario;
-mod segment;
-mod truth;
 
 use again::again_and_again;
+use esker_tests::truth::{self, ledger};
 use enumerate::{enumerate, only, say};
 use scenario::Scenario;
 

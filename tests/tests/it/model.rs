@@ -21,9 +21,11 @@ fn cold_reads_hold() {
 
 #[test]
 fn bodies_hold() {
-    let checker = Protocol::small_bodies().checker().threads(2).spawn_bfs().join();
-    let broken: Vec<_> = checker.discoveries().into_keys().filter(|name| name.starts_with("INV")).collect();
-    assert_eq!(broken, [] as [&str; 0]);
+    for protocol in [Protocol::small_bodies(), Protocol::small_reach()] {
+        let checker = protocol.checker().threads(2).spawn_bfs().join();
+        let broken: Vec<_> = checker.discoveries().into_keys().filter(|name| name.starts_with("INV")).collect();
+        assert_eq!(broken, [] as [&str; 0]);
+    }
 }
 
 /// Explores until `weakening` breaks an invariant; the invariant's number.

@@ -30,6 +30,9 @@ fn plain(value: Json) -> Json {
                 "timestamp" | "created_at" | "updated_at" if value.as_i64() > Some(1_000_000_000_000) => {
                     (key, Json::from("arrival"))
                 }
+                "staleness_ms" => (key, Json::from("age")),
+                // A cursor holds the time of its scan.
+                "cursor" if value.is_string() => (key, Json::from("cursor")),
                 // Columns of a message are a map, which has no order.
                 "schema" => (key, by_name(value)),
                 _ => (key, plain(value)),

@@ -186,12 +186,7 @@ impl Large<'_> {
     }
 
     /// Puts bucket after bucket in order and writes its rows and payload.
-    fn write(
-        &mut self,
-        buckets: &Buckets,
-        assignment: &[u32],
-        parted: Vec<Blocks>,
-    ) -> Result<Written> {
+    fn write(&mut self, buckets: &Buckets, assignment: &[u32], parted: Vec<Blocks>) -> Result<Written> {
         let BuildOptions { seed, threads } = self.options;
         let Target { settings, schema, collection } = self.target;
         let (d, target) = (settings.dimension as usize, leaf_target(assignment.len() as u64));

@@ -127,6 +127,10 @@ impl Spill {
     /// Reservoir sampling.
     fn sample(&mut self, vectors: &[f32]) {
         let d = self.settings.dimension as usize;
+        if self.sample.is_empty() {
+            // Moved as it grows, it would be there twice.
+            self.sample.reserve_exact(self.sample_rows as usize * d);
+        }
         for row in vectors.chunks_exact(d) {
             self.rows += 1;
             if self.rows <= self.sample_rows {

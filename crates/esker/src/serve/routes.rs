@@ -150,7 +150,8 @@ pub struct Compacted {
 /// Folds the log into segments now. The reply comes when it is done; after the deadline it goes on and the reply is 503.
 #[utoipa::path(post, path = "/v1/collections/{collection}/compact", tag = "collections",
     params(("collection" = String, Path, description = "The collection")),
-    responses((status = 200, body = Compacted), (status = 404, body = ErrorBody), (status = 503, body = ErrorBody)))]
+    responses((status = 200, description = "What was done.", body = Compacted),
+        (status = "default", description = "An error.", body = ErrorBody)))]
 async fn compact(State(own): State<Arc<Own>>, Path(name): Path<String>) -> Result<Response, Failure> {
     let name = Name::new(name)?;
     let clock = &own.shell.seams.clock;

@@ -1,4 +1,5 @@
 //! A whole server on free ports of this machine.
+#![allow(clippy::disallowed_methods, reason = "measures time, and writes files")]
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -17,6 +18,7 @@ mod limits;
 mod stuck;
 mod surface;
 mod tls;
+mod web;
 
 use client::{Reply, get, post};
 use stuck::Sticky;
@@ -39,7 +41,7 @@ impl World {
         let stuck = Arc::new(AtomicBool::new(false));
         let objects = Sticky::new(stuck.clone());
         // Soon done with a reply that does not come.
-        let retry = Retry { reply: Duration::from_millis(500), ..Retry::default() };
+        let retry = Retry { reply: Duration::from_millis(200), tries: 2, ..Retry::default() };
         let client = Client::new(Backend::new(Arc::new(objects)), Seams::system()).with_retry(retry);
         let store = Arc::new(Store::new(client));
         let fixed = ["serve", "--http", "127.0.0.1:0", "--grpc", "127.0.0.1:0"];
@@ -87,7 +89,7 @@ async fn health_readiness_and_metrics_are_served() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_stuck_store_is_answered_for_in_time() {
-    let world = World::with_notes(&["--deadline", "300ms"]).await;
+    let world = World::with_notes(&["--deadline", "300ms", "--no-compaction"]).await;
     assert_eq!(
         post(world.server.http, "/v1/collections/notes/search", r#"{"vector":[0,1]}"#).await.status,
         200

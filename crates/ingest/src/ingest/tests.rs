@@ -282,6 +282,7 @@ fn writes_can_run_on_any_thread() {
 /// `cargo test --release -p esker-ingest -- --ignored --nocapture rates`.
 #[tokio::test]
 #[ignore = "a measurement"]
+#[allow(clippy::print_stdout, clippy::disallowed_macros, reason = "its result is what it prints")]
 async fn rates() {
     const DIMENSION: usize = 768;
     const ROWS: usize = 5_000;

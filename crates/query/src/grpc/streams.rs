@@ -14,7 +14,7 @@ use futures::stream::{self, BoxStream, Stream, StreamExt, TryStreamExt};
 
 use super::messages::{self, Records};
 use super::{access, filter};
-use crate::engine::{Cursor, Page, PageRequest, Seen};
+use crate::engine::{Page, PageRequest, Seen};
 use crate::http::encode::Rows;
 use crate::search::{Consistency, Search};
 use crate::service::{Service, records_of};
@@ -68,36 +68,42 @@ async fn next_page(mut pages: Pages) -> Result<Option<(Replies, Pages)>> {
         return Ok(None);
     }
     pages.request.limit = usize::try_from(left).unwrap_or(usize::MAX).min(limits::BATCH_ROWS);
-    let page = pages.service.scan(&Meter::new(), &pages.name, &pages.request).await?;
+    let meter = Meter::new();
+    let page = pages.service.scan(&meter, &pages.name, &pages.request).await?;
     pages.request.cursor = page.cursor;
     pages.over = page.cursor.is_none();
-    Ok(Some((replies(page, &pages), pages)))
+    Ok(Some((replies(page, meter, &pages), pages)))
 }
 
 /// The records of a page, then where the next one begins.
-fn replies(page: Page, pages: &Pages) -> Replies {
+fn replies(page: Page, meter: Meter, pages: &Pages) -> Replies {
     let Page { batches, seen, cursor, metadata, .. } = page;
     let (name, left, avro) = (pages.name.clone(), pages.left.clone(), pages.avro);
     let pieces = batches.and_then(move |batch| {
         let records = records_of(&batch, &metadata, &name);
         left.fetch_sub(batch.num_rows() as u64, Ordering::Relaxed);
         async move {
-            let pieces = cut(records?).into_iter().map(move |records| Ok(piece(seen, avro, records, None)));
+            let pieces = cut(records?).into_iter().map(move |records| Ok(piece(seen, avro, records)));
             Ok(stream::iter(pieces))
         }
     });
-    let end = move || async move { Ok(piece(seen, avro, Vec::new(), cursor)) };
+    let end = move || async move {
+        let mut end = piece(seen, false, Vec::new());
+        end.cursor = cursor.map(|c| c.to_string()).unwrap_or_default();
+        end.io = Some(messages::io(&meter.io()));
+        Ok(end)
+    };
     pieces.try_flatten().chain(stream::once(end())).boxed()
 }
 
-fn piece(seen: Seen, avro: bool, records: Vec<Record>, cursor: Option<Cursor>) -> v1::ScanReply {
-    let Records { messages, avro } = Records::new("scan", avro && !records.is_empty(), records);
+fn piece(seen: Seen, avro: bool, records: Vec<Record>) -> v1::ScanReply {
+    let Records { messages, avro } = Records::new("scan", avro, records);
     v1::ScanReply {
         records: messages,
         avro_payload: avro,
-        cursor: cursor.map(|c| c.to_string()).unwrap_or_default(),
         position: seen.position,
         staleness_ms: seen.staleness_ms,
+        ..Default::default()
     }
 }
 
@@ -178,9 +184,11 @@ fn numbered(e: Error, index: usize) -> Error {
     }
 }
 
+/// The rows of a query that counts on `meter`.
 pub(super) fn sql(
     format: v1::SqlFormat,
     rows: sql::Rows,
+    meter: Meter,
 ) -> Result<BoxStream<'static, Result<v1::SqlReply>>> {
     let encoding = match format {
         v1::SqlFormat::Arrow => Encoding::Arrow,
@@ -188,9 +196,10 @@ pub(super) fn sql(
         v1::SqlFormat::Csv => Encoding::Csv,
     };
     let bytes = Rows::new(encoding, &rows.schema)?.stream(rows.batches, || (Io::default().into(), 0.0));
-    let pieces =
-        bytes.map_ok(|bytes| stream::iter(split(bytes.into())).map(|data| Ok(v1::SqlReply { data })));
-    Ok(pieces.try_flatten().boxed())
+    let piece = |data| Ok(v1::SqlReply { data, io: None });
+    let pieces = bytes.map_ok(move |bytes| stream::iter(split(bytes.into())).map(piece));
+    let end = async move { Ok(v1::SqlReply { data: Bytes::new(), io: Some(messages::io(&meter.io())) }) };
+    Ok(pieces.try_flatten().chain(stream::once(end)).boxed())
 }
 
 fn split(mut whole: Bytes) -> Vec<Bytes> {

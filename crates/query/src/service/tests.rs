@@ -34,9 +34,9 @@ async fn a_kept_filter_follows_the_columns() {
     let (service, meter) = (service(&world), Meter::new());
     let filter = service.filter("year >= 2").unwrap();
     world.upsert(vec![record("a", "section", Value::String("x".into()))]).await;
+    let name = world.name.clone();
     let count = |filter: &Filter| {
-        let (service, filter, meter, name) =
-            (service.clone(), filter.clone(), meter.clone(), world.name.clone());
+        let (service, filter, meter, name) = (service.clone(), filter.clone(), meter.clone(), name.clone());
         async move { service.count(&meter, &name, Some(&filter), Access::default()).await.map(|(n, _)| n) }
     };
     assert_eq!(count(&filter).await.unwrap_err().field(), Some("year"));

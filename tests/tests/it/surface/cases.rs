@@ -115,7 +115,16 @@ fn reads() -> Vec<Step> {
         docs("get_many", json!({"ids": ["c", "nobody", "a"], "include": ["year"], "include_vector": true})),
         docs("get_many", json!({"ids": []})),
         docs("get_many", json!({"ids": ["a"], "include": ["yaer"]})).fails(Kind::Invalid),
-        docs("count", json!({})),
+        docs("scan", json!({"limit": 2})),
+        docs(
+            "scan",
+            json!({"limit": 50, "filter": "year >= 2020", "include": ["year"], "include_vector": true}),
+        ),
+        docs("scan", json!({"limit": 1, "cursor": "nonsense"})).fails(Kind::Invalid),
+        docs("scan", json!({"limit": 1, "include": ["nosuch"]})).fails(Kind::Invalid),
+        docs("scan", json!({"limit": 1, "filter": "nosuch = 1"})).fails(Kind::Invalid),
+        Step::new("scan", "nosuch", json!({"limit": 1})).fails(Kind::NotFound),
+        docs("count", json!({"min_position": 1})),
         docs("count", json!({"filter": "year >= 2020"})),
         docs("count", json!({"filter": {"section": {"$in": ["x", "y"]}}})),
         docs("count", json!({"filter": "yaer = 1"})).fails(Kind::Invalid),
@@ -153,6 +162,7 @@ fn searches() -> Vec<Step> {
         Step::new("warm", "docs", json!({})),
         Step::new("warm", "nosuch", json!({})).fails(Kind::NotFound),
         search(json!({"vector": vector, "k": 3})),
+        search(json!({"vector": vector, "k": 1, "consistency": "eventual"})),
     ]
 }
 

@@ -161,13 +161,14 @@ impl Client {
                 };
                 let pieces: Vec<v1::SqlReply> =
                     self.query.sql(request).await?.into_inner().try_collect().await?;
+                let cost = pieces.last().unwrap().io;
                 let bytes: Vec<u8> = pieces.into_iter().flat_map(|p| p.data).collect();
                 let rows: Vec<Json> = String::from_utf8(bytes)
                     .unwrap()
                     .lines()
                     .map(|line| serde_json::from_str(line).unwrap())
                     .collect();
-                Ok(json!({ "rows": rows }))
+                Ok(json!({"rows": rows, "io": io(cost)}))
             }
         }
     }
@@ -188,7 +189,7 @@ impl Client {
         let last = pieces.last().unwrap().clone();
         let records: Vec<Json> = pieces.into_iter().flat_map(|p| p.records).map(recorded).collect();
         let cursor = if last.cursor.is_empty() { Json::Null } else { last.cursor.into() };
-        Ok(json!({"records": records, "cursor": cursor, "position": last.position}))
+        Ok(json!({"records": records, "cursor": cursor, "position": last.position, "io": io(last.io)}))
     }
 }
 
@@ -224,6 +225,9 @@ fn found(reply: v1::SearchReply, body: &Json) -> Json {
     match body.get("vectors") {
         Some(_) => out["results"] = results.map(|hits| json!({ "hits": hits })).collect(),
         None => out["hits"] = results.next().unwrap().into(),
+    }
+    if body["consistency"] == "eventual" {
+        out["staleness_ms"] = reply.staleness_ms.into();
     }
     if !reply.explain_json.is_empty() {
         out["explain"] = serde_json::from_str(&reply.explain_json).unwrap();

@@ -74,6 +74,7 @@ async fn the_first_bad_batch_ends_the_stream() {
 
 /// The store stops answering: the client may fill the connection's windows, and no more.
 #[tokio::test]
+#[allow(clippy::disallowed_methods, reason = "sockets are waited for in real time")]
 async fn a_slow_store_holds_the_client_back() {
     let world = World::new();
     let (server, client) = started(&world).await;

@@ -104,7 +104,8 @@ async fn a_write_may_be_dropped_at_every_poll() {
             let first = Process::create(&world).await;
             let process = Process::new(&world, Plan::none(), 50);
             let mut write = Box::pin(process.put(record("x", 2), Some(Token(7)), condition));
-            let mut beside = process.put(record("y", 2), Some(Token(8)), Condition::None).boxed_local().fuse();
+            let mut beside =
+                process.put(record("y", 2), Some(Token(8)), Condition::None).boxed_local().fuse();
             let mut ended = false;
             for _ in 0..polls {
                 let _ = futures::poll!(&mut beside);

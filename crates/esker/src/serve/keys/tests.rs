@@ -1,3 +1,5 @@
+#![allow(clippy::disallowed_methods, reason = "writes files")]
+
 use super::*;
 use esker_store::seams::SystemRandom;
 

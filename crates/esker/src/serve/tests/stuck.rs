@@ -24,9 +24,10 @@ impl Sticky {
         Sticky { inner: InMemory::new(), stuck }
     }
 
+    /// Waits while the store is stuck; what was asked for then happens late.
     async fn pass(&self) {
-        if self.stuck.load(Ordering::Relaxed) {
-            std::future::pending::<()>().await;
+        while self.stuck.load(Ordering::Relaxed) {
+            tokio::time::sleep(std::time::Duration::from_millis(5)).await;
         }
     }
 }

@@ -185,3 +185,35 @@ fn schemas_that_cost_more_than_their_bytes_are_refused() {
         assert!(error.to_string().contains(message), "{error}");
     }
 }
+
+/// What is announced is allocated, so it must be there.
+#[test]
+fn lengths_and_counts_that_the_bytes_cannot_hold_are_refused() {
+    let extra = |kind: &str| {
+        let rest = r#"{"name": "vector", "type": {"type": "array", "items": "int"}},
+            {"name": "metadata", "type": {"type": "map", "values": "int"}}"#;
+        schema(&format!(r#"{{"name": "extra", "type": {kind}}}, {BASE}, {rest}"#))
+    };
+    let refused = |writer: &Avro, data: &[u8]| {
+        let json = serde_json::to_string(writer).unwrap();
+        let block = Block { rows: 1, data: Bytes::copy_from_slice(data) };
+        let e = Normaliser::new(&json).unwrap().block(&block, 0).unwrap_err();
+        assert_eq!(e.field(), Some("records[0]"), "{e}");
+        e.to_string()
+    };
+    // 2^21 items or bytes.
+    let many = [0x80, 0x80, 0x80, 0x02, 0];
+    let array = r#"{"type": "array", "items": "int"}"#;
+    assert!(refused(&extra(array), &many).contains("more items are announced than bytes are left"));
+    let map = r#"{"type": "map", "values": "int"}"#;
+    assert!(refused(&extra(map), &many).contains("more items are announced than bytes are left"));
+    assert!(refused(&extra(r#""string""#), &many).contains("the data ends within this field"));
+    // A thousand nulls for each byte.
+    let nulls: Vec<String> = (0..1000).map(|i| format!(r#"{{"name": "n{i}", "type": "null"}}"#)).collect();
+    let items = format!(
+        r#"{{"type": "array", "items": {{"type": "record", "name": "Many", "fields": [{}, {{"name": "x", "type": "int"}}]}}}}"#,
+        nulls.join(",")
+    );
+    let data = [&[0x80, 0x02][..], &[0; 200]].concat();
+    assert!(refused(&extra(&items), &data).contains("makes much of few bytes"));
+}

@@ -23,17 +23,25 @@ pub fn decode_chunk(object: &str, field: &Field, rows: usize, bytes: Bytes) -> R
     let failed = |e: Box<dyn std::error::Error + Send + Sync>| {
         Error::corrupt(object, format!("column `{}` cannot be decoded", field.name())).with_source(e)
     };
-    let reader = reader(Arc::new(field.clone()), rows, bytes).map_err(|e| failed(e.into()))?;
-    let mut parts = vec![new_empty_array(field.data_type())];
-    for batch in reader {
-        parts.push(Arc::clone(batch.map_err(|e| failed(e.into()))?.column(0)));
-    }
-    let parts: Vec<_> = parts.iter().map(AsRef::as_ref).collect();
-    let out = concat(&parts).map_err(|e| failed(e.into()))?;
+    // parquet panics where levels and values of a page contradict each other.
+    let read = std::panic::catch_unwind(|| read(field, rows, bytes));
+    let out = match read {
+        Ok(read) => read.map_err(|e| failed(e.into()))?,
+        Err(_) => return Err(failed("its pages contradict themselves".into())),
+    };
     if out.len() != rows {
         return Err(failed(format!("it has {} values, not {rows}", out.len()).into()));
     }
     Ok(out)
+}
+
+fn read(field: &Field, rows: usize, bytes: Bytes) -> ParquetResult<ArrayRef> {
+    let mut parts = vec![new_empty_array(field.data_type())];
+    for batch in reader(Arc::new(field.clone()), rows, bytes)? {
+        parts.push(Arc::clone(batch?.column(0)));
+    }
+    let parts: Vec<_> = parts.iter().map(AsRef::as_ref).collect();
+    Ok(concat(&parts)?)
 }
 
 type Reader = parquet::arrow::arrow_reader::ParquetRecordBatchReader;

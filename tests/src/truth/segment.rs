@@ -1,6 +1,6 @@
 //! A segment's files, read with the parquet crate and checked against everything that is said about them.
 
-use super::truth::{Version, versions};
+use super::{Version, versions};
 use bytes::Bytes;
 use esker_format::keys::Keys;
 use esker_format::manifest::Segment;

@@ -1,10 +1,9 @@
 //! The invariants of STYLE §4, re-derived from the stored bytes alone: nothing of `esker_store` is asked. What a collection
 //! deleted or overwrote is looked up in the world's history: it was true once, and stays so.
 
-use super::ledger::{Fate, Ledger, Row, TEXT};
-use super::segment::{self, Rows};
+use crate::world::World;
 use arrow::array::{Array, AsArray, RecordBatch};
-use arrow::datatypes::{Float32Type, Int32Type, Int64Type};
+use arrow::datatypes::{Float32Type, Int32Type, Int64Type, TimestampMillisecondType};
 use bytes::Bytes;
 use esker_format::avro::{Decoded, RowsBuilder};
 use esker_format::head::Head;
@@ -13,9 +12,14 @@ use esker_format::manifest::{Manifest, Recent, RegisterEntry, Segment};
 use esker_format::pin::Lease;
 use esker_format::wal::{self, Entry};
 use esker_format::{CollectionId, Seq, SetHash, Token};
-use esker_tests::world::World;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+
+pub mod ledger;
+pub mod segment;
+
+use ledger::{Fate, Ledger, Row, TEXT};
+use segment::Rows;
 
 /// Entry and row: the order of the versions of a record.
 pub type At = (Seq, u32);
@@ -25,6 +29,10 @@ pub type At = (Seq, u32);
 pub struct Version {
     pub at: At,
     pub row: Row,
+    /// The client's own version.
+    pub version: i64,
+    /// When it stops being visible, in milliseconds.
+    pub expires: Option<i64>,
 }
 
 /// What is stored of a collection.
@@ -44,13 +52,21 @@ pub fn versions(batch: &RecordBatch) -> impl Iterator<Item = Version> + use<> {
     let vectors = column("vector").as_fixed_size_list().clone();
     let (seqs, numbers) = (column("_seq").as_primitive::<Int64Type>(), column("_row").as_primitive());
     let (seqs, numbers) = (seqs.clone(), arrow::array::PrimitiveArray::<Int32Type>::clone(numbers));
+    let own = |name: &str| column(name).as_primitive::<Int64Type>().clone();
+    let (own_versions, expires) = (own("_version"), column("_expires_at").clone());
+    let expires = expires.as_primitive::<TimestampMillisecondType>().clone();
     let texts = batch.column_by_name(TEXT).map(|c| c.as_string::<i32>().clone());
     (0..ids.len()).map(move |i| {
         let vector = vectors.value(i);
         let vector = vector.as_primitive::<Float32Type>().values();
         let text = texts.as_ref().filter(|t| t.is_valid(i)).map(|t| t.value(i).to_owned());
         let row = Row { id: ids.value(i).to_owned(), vector: [vector[0], vector[1]], text };
-        Version { at: (seqs.value(i) as Seq, numbers.value(i) as u32), row }
+        Version {
+            at: (seqs.value(i) as Seq, numbers.value(i) as u32),
+            row,
+            version: own_versions.value(i),
+            expires: expires.is_valid(i).then(|| expires.value(i)),
+        }
     })
 }
 
@@ -91,6 +107,12 @@ pub fn check(world: &World, id: &CollectionId, ledger: &Ledger, read: &mut Read)
     }
     stored.check_head(&truth.manifests);
     Some(truth)
+}
+
+/// The whole log of a collection, as far as it can be read; what a collection deleted too.
+pub fn log(world: &World, id: &CollectionId) -> Vec<(Entry, Decoded)> {
+    let stored = Stored { world, keys: Keys::new(id), id };
+    stored.manifests().last().map_or_else(Vec::new, |newest| stored.entries(newest))
 }
 
 struct Stored<'a> {
@@ -330,7 +352,10 @@ impl Truth {
                 assert_eq!(twice, None, "INV-5: version {version} has two rows of one id");
             }
         }
-        assert_eq!(live, newest_of(writes(folded)), "INV-1, 5: the segments of version {version}");
+        let mut due = newest_of(writes(folded));
+        // Whoever folded or merged may have found it expired.
+        due.retain(|id, row| row.expires.is_none() || live.contains_key(id));
+        assert_eq!(live, due, "INV-1, 5: the segments of version {version}");
         let live: SetHash = live.values().map(|v| hash(&v.at, &v.row.id)).sum();
         assert_eq!(manifest.hashes.accepted, accepted, "INV-6: accepted of version {version}");
         assert_eq!(manifest.hashes.live, live, "INV-6: live of version {version}");

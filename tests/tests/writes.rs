@@ -1,3 +1,0 @@
-mod it {
-    mod writes;
-}
