@@ -34,6 +34,7 @@ features_of() {
   esac
 }
 
+host=$(rustc -vV | sed -n 's/^host: //p')
 found=0
 for target in "${targets[@]}"; do
   corpus=$cache/corpus/$target
@@ -44,8 +45,10 @@ for target in "${targets[@]}"; do
     tail -n 30 "$cache/$target.build" >&2
     exit 1
   fi
-  nice -n 15 cargo fuzz run "${options[@]}" "$target" "$corpus" "$cache/seeds/$target" -- \
-    -max_total_time="$seconds" -timeout=10 -rss_limit_mb=2048 -max_len=65536 -print_final_stats=1 \
+  # The binary itself: `cargo fuzz run` would build again what someone may just be editing.
+  mkdir -p "artifacts/$target"
+  nice -n 15 "$cache/target/$host/release/$target" "$corpus" "$cache/seeds/$target" \
+    -artifact_prefix="artifacts/$target/" -max_total_time="$seconds" -timeout=10 -rss_limit_mb=2048 -max_len=65536 -print_final_stats=1 \
     >"$cache/$target.log" 2>&1
   code=$?
   executed=$(sed -n 's/^stat::number_of_executed_units: *//p' "$cache/$target.log")

@@ -46,6 +46,7 @@ fn limits_page() {
     let page = table(include_str!("../../../docs/format/limits.md"), "# Limits");
     let stated: BTreeMap<&str, u64> = page.iter().map(|r| (r[0].as_str(), r[1].parse().unwrap())).collect();
     let source: BTreeMap<&str, u64> = [
+        ("BODY_REACH", limits::BODY_REACH),
         ("NAME_BYTES", limits::NAME_BYTES as u64),
         ("ID_BYTES", limits::ID_BYTES as u64),
         ("DIMENSION", limits::DIMENSION.into()),
@@ -100,6 +101,7 @@ fn keys_page() {
             let s = r[0]
                 .replace("{~n}", &n)
                 .replace("{~seq}", &n)
+                .replace("{~until}", &n)
                 .replace("{~version}", &n)
                 .replace("{~tail}", &n);
             let s =

@@ -76,6 +76,8 @@ struct Group {
     start: Duration,
     /// The slot tried and what is put there. Stays until the slot is resolved.
     target: Option<Target>,
+    /// What was uploaded last of its rows.
+    body: Option<Uploaded>,
     /// A put was sent, so the group may be in the log.
     sent: bool,
     /// Slots lost to rivals.
@@ -98,6 +100,22 @@ struct Ended {
 struct Target {
     seq: Seq,
     bytes: Bytes,
+}
+
+/// A body in the store.
+#[derive(Debug)]
+struct Uploaded {
+    body: BodyRef,
+    /// The batches in it.
+    tokens: Vec<Token>,
+    /// Slots that it serves beyond its first.
+    reach: u64,
+}
+
+/// Slots beyond its first that the next body serves: none without a rival, so that it is collected with its entry; more
+/// each time, so that small writes which are faster than an upload do not shut a large one out.
+fn reach(last: Option<&Uploaded>) -> u64 {
+    last.map_or(0, |u| (u.reach * 4).clamp(16, limits::BODY_REACH))
 }
 
 impl Collection {
@@ -255,7 +273,7 @@ impl Collection {
         }
         let batches: Vec<PendingBatch> = group.batches.iter().map(|q| q.batch.clone()).collect();
         let body = match group.bytes() > limits::INLINE_BYTES {
-            true => Some(self.put_body(meter, seq, &batches).await?),
+            true => Some(self.body_for(meter, group, seq, &batches).await?),
             false => None,
         };
         let parts = EntryParts { collection: self.id(), seq, batches: &batches, body };
@@ -264,12 +282,28 @@ impl Collection {
         Ok(Some(target))
     }
 
-    /// Uploads the rows of a large entry, for this slot alone: whoever loses it uploads again for the next.
-    async fn put_body(&self, meter: &Meter, seq: Seq, batches: &[PendingBatch]) -> Result<BodyRef> {
-        let body = Bytes::from(wal::encode_body(self.id(), batches));
-        let token = self.client().seams().token();
-        self.client().put_immutable(meter, &self.keys().body(seq, token), body.clone()).await?;
-        Ok(BodyRef::new(token, &body))
+    /// The rows of a large entry for the slot `seq`: those uploaded before, if that slot may name them, or uploaded now.
+    async fn body_for(
+        &self,
+        meter: &Meter,
+        group: &mut Group,
+        seq: Seq,
+        batches: &[PendingBatch],
+    ) -> Result<BodyRef> {
+        let tokens: Vec<Token> = batches.iter().map(|b| b.token).collect();
+        if let Some(last) = &group.body
+            && last.body.until >= seq
+            && last.tokens == tokens
+        {
+            return Ok(last.body);
+        }
+        let reach = reach(group.body.as_ref());
+        let (until, token) = (seq + reach, self.client().seams().token());
+        let bytes = Bytes::from(wal::encode_body(self.id(), batches));
+        self.client().put_immutable(meter, &self.keys().body(until, token), bytes.clone()).await?;
+        let body = BodyRef::new(until, token, &bytes);
+        group.body = Some(Uploaded { body, tokens, reach });
+        Ok(body)
     }
 
     /// Refuses to grow a tail that is at its limit, after making sure that it still is.

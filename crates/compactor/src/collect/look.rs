@@ -233,7 +233,9 @@ impl Look {
             let floor = floors.wal;
             match part(&listed.key)? {
                 Part::Wal(seq) if seq <= floor => add(listed, Object::Plain, Reason::Entry { seq, floor }),
-                Part::Body(seq, _) if seq <= floor => add(listed, Object::Plain, Reason::Body { seq, floor }),
+                Part::Body(until, _) if until <= floor => {
+                    add(listed, Object::Plain, Reason::Body { until, floor });
+                }
                 Part::Rows(made) | Part::Index(made) | Part::Deletes(made) if made.base < floors.base => {
                     let reason = Reason::Unreachable { base: made.base, floor: floors.base };
                     add(listed, Object::Upload(made), reason);

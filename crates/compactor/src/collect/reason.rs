@@ -16,10 +16,10 @@ pub enum Reason {
         /// The log floor.
         floor: Seq,
     },
-    /// The rows of a log entry below the floor, or of an attempt at its slot.
+    /// The rows of a log entry below the floor, or of an attempt at one.
     Body {
-        /// The slot.
-        seq: Seq,
+        /// The last slot that may name them.
+        until: Seq,
         /// The log floor.
         floor: Seq,
     },
@@ -66,10 +66,10 @@ impl fmt::Display for Reason {
                     "log entry {seq} is at or below {floor}: every retained version has it in its segments"
                 )
             }
-            Reason::Body { seq, floor } => {
+            Reason::Body { until, floor } => {
                 write!(
                     f,
-                    "rows for slot {seq} of the log, which is at or below {floor}: they are in the segments, or were never accepted"
+                    "rows for slots up to {until} of the log, which is at or below {floor}: they are in the segments, or were never accepted"
                 )
             }
             Reason::Unreachable { base, floor } => {

@@ -103,12 +103,12 @@ pub fn take(
             Part::Rows(_) | Part::Index(_) | Part::Deletes(_) if live.contains(key) => Class::Live,
             Part::Rows(_) | Part::Index(_) | Part::Deletes(_) if retained.contains(key) => Class::Retained,
             Part::Rows(made) | Part::Index(made) | Part::Deletes(made) => waits(made),
-            Part::Body(seq, _) if *seq <= newest.floors.wal => Class::Garbage,
-            Part::Body(seq, _) if log.bodies.contains(key) => match *seq <= newest.watermark {
-                true => Class::Retained,
-                false => Class::Tail,
+            Part::Body(until, _) if *until <= newest.floors.wal => Class::Garbage,
+            Part::Body(..) => match log.bodies.get(key) {
+                Some(seq) if *seq <= newest.watermark => Class::Retained,
+                Some(_) => Class::Tail,
+                None => Class::Orphan,
             },
-            Part::Body(..) => Class::Orphan,
             Part::Inbox(..) => Class::Inbox,
             Part::Work(_) => Class::Work,
             Part::Pin(..) => Class::Pins,

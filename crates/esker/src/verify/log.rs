@@ -27,7 +27,7 @@ pub struct Log {
     /// What an entry adds to `accepted`; none where it cannot be read.
     hashes: BTreeMap<Seq, Option<SetHash>>,
     /// Keys of the bodies that entries name.
-    pub bodies: BTreeSet<String>,
+    pub bodies: BTreeMap<String, Seq>,
     /// Ids that the tail touches, by hash: whether the newest write of it leaves a row.
     tail: HashMap<u64, bool>,
 }
@@ -144,7 +144,7 @@ async fn entry(
     }
     let is_tail = seq > newest.watermark && seq <= log.last;
     let body = body(source, newest, &entry).await?;
-    log.bodies.extend(entry.body_key());
+    log.bodies.extend(entry.body_key().map(|body| (body, seq)));
     let stored = entry.body_key().unwrap_or_else(|| key.clone());
     wal::verify_hashes(&entry, body.clone()).at(&stored, "INV-6")?;
     log.hashes.insert(seq, Some(entry.batches.iter().map(|b| b.hash).sum()));
@@ -173,7 +173,7 @@ async fn entry(
     Ok(())
 }
 
-/// The body of an entry that has one. It goes with its slot, so above the floor it is there.
+/// The body of an entry that has one. It goes with its last slot, so above the floor it is there.
 async fn body(source: &Source<'_>, newest: &Manifest, entry: &Entry) -> Result<Option<Bytes>, Stop> {
     let Some(key) = entry.body_key() else { return Ok(None) };
     if let Some(bytes) = source.get(&key).await? {

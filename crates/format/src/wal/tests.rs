@@ -37,7 +37,7 @@ fn inline(seq: Seq, batches: &[PendingBatch]) -> Vec<u8> {
 /// A body and the entry that refers to it.
 fn with_body(seq: Seq, batches: &[PendingBatch]) -> (Bytes, Vec<u8>) {
     let body = Bytes::from(encode_body(&collection(), batches));
-    let reference = BodyRef::new(Token(9), &body);
+    let reference = BodyRef::new(seq + 2, Token(9), &body);
     let entry =
         encode(&EntryParts { collection: &collection(), seq, batches, body: Some(reference) }).unwrap();
     (body, entry)
@@ -92,7 +92,7 @@ fn an_entry_with_a_body_comes_back() {
     let entry = decode(SEQ_1, bytes.into()).unwrap();
     assert_eq!(
         entry.body_key().unwrap(),
-        format!("c/docs-1/body/{}-{:032x}.avro", crate::keys::descending(1), 9)
+        format!("c/docs-1/body/{}-{:032x}.avro", crate::keys::descending(3), 9)
     );
     assert_eq!(entry.ids.clone().unwrap(), ["a", "b", "c", "d", "a", "e"].map(|id| collection().hash_id(id)));
     assert_eq!(entry.bytes, (length + body.len()) as u64);

@@ -80,7 +80,7 @@ impl Collection {
 
 impl Group {
     pub(super) fn new(batches: Vec<Queued>, start: Duration) -> Self {
-        Group { batches, start, target: None, sent: false, losses: 0, wait: FIRST_WAIT, guard: None }
+        Group { batches, start, target: None, body: None, sent: false, losses: 0, wait: FIRST_WAIT, guard: None }
     }
 
     /// Nobody waits for its answer. What it sent may land: to the next leader it is a rival's.

@@ -199,6 +199,28 @@ async fn large_batches_go_to_a_body() {
     assert_eq!(snapshot.rows[1].tombstones.len(), 1);
 }
 
+/// Small writes are faster than the upload of a large one: its second body serves the slots that follow, too.
+#[tokio::test(start_paused = true)]
+async fn a_body_is_uploaded_twice_at_most_while_slots_are_lost() {
+    let (world, _store, notes) = World::with_collection().await;
+    let meter = Meter::recording();
+    notes.append(&meter, upsert(1, &["a"]), true).await.unwrap();
+    let slow = world.reopen(2).await;
+    for n in 2..=9u128 {
+        notes.append(&meter, upsert(n, &["a"]), true).await.unwrap();
+    }
+    let many: Vec<String> = (0..40_000).map(|i| format!("record number {i}")).collect();
+    let many: Vec<&str> = many.iter().map(String::as_str).collect();
+    let own = Meter::recording();
+    let done = slow.append(&own, upsert(20, &many), true).await.unwrap();
+    assert_eq!(done.position, 10);
+    let bodies = own.requests().into_iter().filter(|r| r.key.contains("/body/")).count();
+    let snapshot = world.reopen(3).await.snapshot(&meter).await.unwrap();
+    let body = snapshot.tail[9].entry.body.unwrap();
+    assert_eq!((bodies, body.until), (2, 3 + 16));
+    assert_eq!(snapshot.rows[9].rows.num_rows(), 40_000);
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_full_tail_is_busy_until_it_is_folded() {
     let (world, _store, notes) = World::with_collection().await;

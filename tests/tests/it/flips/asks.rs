@@ -313,7 +313,7 @@ fn body(world: &World, id: &CollectionId, seq: u64) {
         blocks: vec![block],
     }];
     let body = wal::encode_body(id, &batches);
-    let reference = BodyRef::new(Token(6), &body);
+    let reference = BodyRef::new(seq, Token(6), &body);
     let entry =
         wal::encode(&EntryParts { collection: id, seq, batches: &batches, body: Some(reference) }).unwrap();
     let keys = Keys::new(id);

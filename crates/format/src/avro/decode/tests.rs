@@ -227,7 +227,7 @@ fn announced_rows_are_those_there() {
     let bytes = block(&[record("a", &[1.0])]);
     for (rows, dimension) in [(0, 1), (2, 1), (1, 2)] {
         let error = decode(&bytes, rows, &l2(dimension), &Schema::default()).unwrap_err();
-        assert!(matches!(error.kind(), Kind::Corrupt | Kind::Internal), "{error}");
+        assert!(matches!(error.kind(), Kind::Corrupt | Kind::Conflict), "{error}");
     }
     let error = decode(&[], usize::MAX, &l2(1), &Schema::default()).unwrap_err();
     assert_eq!(error.kind(), Kind::Corrupt);
