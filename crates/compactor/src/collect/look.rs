@@ -314,7 +314,7 @@ impl Look {
 /// Whether an object may go under these floors already.
 fn is_below(reason: &Reason, floors: &Floors) -> bool {
     match reason {
-        Reason::Entry { seq, .. } | Reason::Body { seq, .. } => *seq <= floors.wal,
+        Reason::Entry { seq, .. } | Reason::Body { until: seq, .. } => *seq <= floors.wal,
         Reason::Unreachable { base, .. } | Reason::Work { base } => *base < floors.base,
         Reason::Version { version, .. } => *version < floors.version,
         Reason::Pin { .. } | Reason::Temporary | Reason::Dropped => true,
