@@ -10,6 +10,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULT = ROOT / "benches/results/deb63k.json"
+HTTP = ROOT / "benches/results/http.json"
 
 
 def table(head, rows):
@@ -135,6 +136,47 @@ def measured(result):
     return "\n\n".join(parts)
 
 
+def over_http(result):
+    m, s, u, c = (result[key] for key in ("machine", "search", "upsert", "crowd"))
+    setting = (
+        f"{m['cores']} cores of {m['cpu']}, shared by client and server, load average {m['load_average']:.1f} at the start and "
+        f"{m['load_average_after']:.1f} at the end; {m['date']}."
+    )
+    searches = [
+        ["strong", ms(s["engine_strong"]), ms(s["http_strong"]), ms(s["added_strong_ms"]), ms(s["http_strong_p99"])],
+        [
+            "eventual; in memory",
+            ms(s["engine_memory"]),
+            ms(s["http_eventual"]),
+            ms(s["added_memory_ms"]),
+            ms(s["http_eventual_p99"]),
+        ],
+    ]
+    single = f"One row of 384 a request, durable in a directory: p50 {ms(u['p50_ms'])}, p99 {ms(u['p99_ms'])}."
+    crowd = f"{rate(c['requests_per_s'])} requests/s, {c['errors']} errors"
+    text = (
+        f"A warm search, {s['queries']:,} queries of deb63k, k = {result['k']}, ids and distances, medians of {s['rounds']} rounds. The "
+        f"same client waits {ms(s['healthz'])} for `/healthz`."
+    )
+    loads = {}
+    for row in result["bulk"]:
+        loads.setdefault(row["encoding"], []).append(row)
+    bulk = [[name, *(f"{rate(r['rows_per_s'])} rows/s" for r in rows)] for name, rows in loads.items()]
+    connections = [f"{r['connections']} connection{'s' * (r['connections'] > 1)}" for r in result["bulk"][:2]]
+    many = [[kind, f"{p['n']:,}", ms(p["p50_ms"]), ms(p["p99_ms"])] for kind, p in c["by_kind"].items()]
+    return "\n\n".join(
+        [
+            setting,
+            text,
+            table(["consistency", "engine p50", "over HTTP p50", "added", "over HTTP p99"], searches),
+            f"{single} Batches of rows of 768 floats:",
+            table(["encoding", *connections], bulk),
+            f"{c['clients']} clients at once for {c['seconds']:.0f} s: {crowd}.",
+            table(["request", "answered", "p50", "p99"], many),
+        ]
+    )
+
+
 def glance(result):
     load, p = result["load"][0], result["cold"]["process"]
     filters = [f for f in result["filters"] if f["filter"] != "none"]
@@ -179,11 +221,14 @@ def main():
     if sys.argv[1:] and not check:
         sys.exit(__doc__)
     result = json.loads(RESULT.read_text("utf-8"))
-    stale = []
-    for page, mark, body in (
+    pages = [
         (ROOT / "docs/measured.md", "deb63k", measured(result)),
         (ROOT / "README.md", "numbers", glance(result)),
-    ):
+    ]
+    if HTTP.exists():
+        pages.append((ROOT / "docs/measured.md", "http", over_http(json.loads(HTTP.read_text("utf-8")))))
+    stale = []
+    for page, mark, body in pages:
         old = page.read_text("utf-8")
         start, end = f"<!-- {mark}:start -->\n", f"<!-- {mark}:end -->"
         if start not in old or end not in old:
@@ -196,7 +241,7 @@ def main():
         else:
             page.write_text(new, "utf-8")
     if stale:
-        sys.exit(f"error: the tables of {', '.join(stale)} are not those of {RESULT.name}: run benches/tables.py")
+        sys.exit(f"error: the tables of {', '.join(stale)} are not those of benches/results: run benches/tables.py")
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@
 # run only when named or with FUZZ_ALL=1; `chunk` only when named, as parquet's reader of page headers may count to 2^31
 # over a damaged one, which a chunk with a valid checksum does not have.
 set -uo pipefail
+unset RUST_BACKTRACE
 cd "$(dirname "${BASH_SOURCE[0]}")"
 
 seconds=${1:?usage: fuzz/run.sh SECONDS [TARGET...]}

@@ -26,7 +26,7 @@ fuzz_target!(|data: &[u8]| {
         assert!(entry.rows() <= i32::MAX as u64);
         if let Some(body) = entry.body {
             // The same bytes as its body: its header is one, its blocks may be.
-            entry.body = Some(BodyRef::new(body.token, &marked));
+            entry.body = Some(BodyRef::new(body.until, body.token, &marked));
             wal::decode_body(&entry, &marked).ok();
         }
         let body = entry.body.map(|_| marked);

@@ -1,8 +1,10 @@
-//! Which collections a caller may name.
+//! What goes with a request from the guard to the service: which collections a caller may name, and how its write is
+//! called.
 
 use std::fmt;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
+use esker_format::Token;
 use http::Extensions;
 
 type Allows = dyn Fn(Option<&str>) -> bool + Send + Sync;
@@ -27,5 +29,35 @@ impl Allowed {
     /// Whether a request may name a collection. One without this extension may name all.
     pub fn by(extensions: &Extensions, collection: Option<&str>) -> bool {
         extensions.get::<Allowed>().is_none_or(|Allowed(allows)| allows(collection))
+    }
+}
+
+/// The name of one write, known to whoever answers for it when it takes too long: that of its client, once it was read, or
+/// else one that was drawn for it. An extension of requests that write.
+#[derive(Debug, Clone)]
+pub struct Named {
+    drawn: Token,
+    given: Arc<OnceLock<Token>>,
+}
+
+impl Named {
+    /// A write whose client has not named it yet. `drawn` is for this request alone.
+    pub fn new(drawn: Token) -> Self {
+        Named { drawn, given: Arc::default() }
+    }
+
+    /// What the client calls it; the first name stays.
+    pub fn give(&self, token: Token) {
+        let _ = self.given.set(token);
+    }
+
+    /// The name under which it can be sent again.
+    pub fn token(&self) -> Token {
+        self.given.get().copied().unwrap_or(self.drawn)
+    }
+
+    /// The name that was drawn for it, which no earlier write can have.
+    pub fn drawn(&self) -> Token {
+        self.drawn
     }
 }

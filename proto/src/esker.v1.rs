@@ -1383,7 +1383,7 @@ pub struct WarmRequest {
 }
 #[derive(Clone, Copy, PartialEq, ::prost::Message)]
 pub struct WarmReply {
-    /// Rows held in memory.
+    /// Its rows.
     #[prost(uint64, tag = "1")]
     pub rows: u64,
     /// The state that was read.
@@ -1392,6 +1392,12 @@ pub struct WarmReply {
     /// What it cost.
     #[prost(message, optional, tag = "3")]
     pub io: ::core::option::Option<Io>,
+    /// Whether there was room for it in memory. If not, searches read through the cache, as before.
+    #[prost(bool, tag = "4")]
+    pub resident: bool,
+    /// Bytes of memory that it takes, or would.
+    #[prost(uint64, tag = "5")]
+    pub bytes: u64,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct DeleteByFilterRequest {

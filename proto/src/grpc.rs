@@ -9,7 +9,7 @@ use prost::Message;
 use tonic::metadata::{KeyAndValueRef, MetadataMap, MetadataValue};
 use tonic::{Code, Request, Response, Status};
 
-use crate::access::Allowed;
+use crate::access::{Allowed, Named};
 use crate::{rest, v1};
 
 mod convert;
@@ -156,11 +156,11 @@ impl Call {
         (Call { compressed, key, extensions }, message)
     }
 
-    /// The call without the name that the server gave its write: its messages are writes of their own.
+    /// The call without the name of its write: its messages are writes of their own.
     #[must_use]
     pub fn unnamed(&self) -> Call {
         let mut call = Call { key: None, ..self.clone() };
-        call.extensions.remove::<Token>();
+        call.extensions.remove::<Named>();
         call
     }
 
@@ -177,18 +177,25 @@ impl Call {
         Err(status_as(Code::PermissionDenied, &Error::invalid("authorization", message)))
     }
 
-    /// The name of a write: the client's key for it, in the message or in the metadata, or what the server named it.
+    /// The name that the client gave its write: its key for it in the message, or in the metadata. Told to [`Named`].
     ///
     /// # Errors
     /// Invalid for a key that is longer than 256 bytes or not text.
     pub fn token(&self, key: &str) -> Result<Option<Token>, Error> {
-        if !key.is_empty() {
-            return named(key).map(Some);
+        let token = match &self.key {
+            _ if !key.is_empty() => named(key)?,
+            Some(key) => named(key.as_deref().unwrap_or_default())?,
+            None => return Ok(None),
+        };
+        if let Some(named) = self.extensions.get::<Named>() {
+            named.give(token);
         }
-        match &self.key {
-            Some(key) => named(key.as_deref().unwrap_or_default()).map(Some),
-            None => Ok(self.extensions.get::<Token>().copied()),
-        }
+        Ok(Some(token))
+    }
+
+    /// The name that was drawn for the write, which no earlier write can have.
+    pub fn drawn(&self) -> Option<Token> {
+        self.extensions.get::<Named>().map(Named::drawn)
     }
 
     /// As [`Call::reply`], with what it cost as an extension, for logs.

@@ -14,7 +14,7 @@ mod encoding;
 mod extract;
 mod schema;
 
-pub use body::parse;
+pub use body::{batch, parse, some_batch};
 pub use encoding::{Encoding, accept, content_type};
 pub use extract::{InPath, InQuery, Reply, read, with_extensions};
 pub use schema::RecordSchema;

@@ -31,6 +31,10 @@ pub use store::Weakening;
 pub struct Settings {
     /// Breaks the storage or an actor on purpose.
     pub weakening: Option<Weakening>,
+    /// Only what clients were told is looked at, and none of the bytes that are stored.
+    pub clients_only: bool,
+    /// The clocks of writers are as wrong as those of others.
+    pub wild_clocks: bool,
     /// Keeps the lines of the log.
     pub verbose: bool,
 }
@@ -56,12 +60,43 @@ pub struct Report {
     pub folds: u64,
     /// Objects that collections removed.
     pub collected: u64,
-    /// Times a process was frozen, and killed.
+    /// Times a process was frozen.
     pub frozen: u64,
+    /// Times one was frozen or killed at a commit.
+    pub trapped: u64,
     /// Times a process was killed.
     pub crashed: u64,
     /// Simulated seconds.
     pub seconds: u64,
+}
+
+impl Report {
+    /// Adds the figures of another run.
+    pub fn add(&mut self, other: &Report) {
+        self.calls += other.calls;
+        self.operations += other.operations;
+        self.acknowledged += other.acknowledged;
+        self.unknown += other.unknown;
+        self.reads += other.reads;
+        self.folds += other.folds;
+        self.collected += other.collected;
+        self.frozen += other.frozen;
+        self.trapped += other.trapped;
+        self.crashed += other.crashed;
+    }
+}
+
+impl std::fmt::Display for Report {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Report { calls, operations, acknowledged, unknown, reads, .. } = self;
+        let Report { folds, collected, frozen, trapped, crashed, .. } = self;
+        write!(
+            f,
+            "{calls} requests, {operations} operations ({acknowledged} writes acknowledged, {unknown} unknown, "
+        )?;
+        write!(f, "{reads} reads), {folds} compactions, {collected} objects collected, ")?;
+        write!(f, "{frozen} freezes, {crashed} crashes, {trapped} of either at a commit")
+    }
 }
 
 /// A run that broke something.
@@ -123,7 +158,8 @@ async fn play(env: &Arc<Env>) {
     let mut seats = Vec::new();
     let mut seat = |role: Role, count: u32, steps: u32| {
         for _ in 0..count {
-            seats.push(Seat::new(seats.len() as u64, role, steps, rng.random()));
+            let number = seats.len() as u64;
+            seats.push(Seat::new(number, role, steps, rng.random()));
         }
     };
     seat(Role::Writer, 2, plan.writes);
@@ -137,6 +173,5 @@ async fn play(env: &Arc<Env>) {
     let all = async { while lives.next().await.is_some() {} };
     futures::pin_mut!(all);
     futures::future::select(all, chaos).await;
-    drop(seats.clone());
     judge::end(env).await;
 }

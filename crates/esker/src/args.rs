@@ -301,6 +301,18 @@ pub struct Sql {
     /// Value of $1, $2, … as JSON; a list of numbers is a vector
     #[arg(short, long = "param", value_name = "JSON")]
     pub params: Vec<String>,
+    /// Print the rows, and nothing else, as ndjson or csv
+    #[arg(long = "as", value_name = "FORMAT", value_enum, hide_possible_values = true)]
+    pub rows: Option<RowFormat>,
+}
+
+/// How the rows of a query are printed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum RowFormat {
+    /// One JSON object a line.
+    Ndjson,
+    /// Comma-separated values.
+    Csv,
 }
 
 #[derive(Debug, ClapArgs)]

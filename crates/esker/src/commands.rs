@@ -57,7 +57,7 @@ pub async fn run(args: Args, output: &Output) -> Result<()> {
         Command::Segment(verb) => show::segment(verb, store, output).await,
         Command::Verify(verify) => verify::run(verify, store, output).await,
         Command::Doctor => doctor::run(store, output).await,
-        Command::Serve(settings) => serve::run(*settings, store, output).await,
+        Command::Serve(settings) => serve::run(*settings, store, resources, output).await,
         Command::Key(verb) => key::run(verb, output),
     }
 }

@@ -45,6 +45,12 @@ impl Output {
         let _ = out.flush();
     }
 
+    /// Data as it is, in pieces: whether there is still somebody who reads it.
+    pub fn piece(&self, bytes: &[u8]) -> bool {
+        let mut out = std::io::stdout().lock();
+        out.write_all(bytes).and_then(|()| out.flush()).is_ok()
+    }
+
     /// A line of talk.
     pub fn say(&self, text: impl Display) {
         let _ = writeln!(std::io::stderr().lock(), "{text}");

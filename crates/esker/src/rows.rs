@@ -19,20 +19,38 @@ const SHORT_CELL: usize = 60;
 
 /// Rows of a query as a table; a plan as it is, since its indentation means something.
 pub fn table_of(schema: &SchemaRef, batches: &[RecordBatch]) -> Result<String> {
-    let names: Vec<&str> = schema.fields().iter().map(|f| f.name().as_str()).collect();
-    let plan = names == ["plan_type", "plan"];
-    let mut text = String::new();
-    let mut rows = table(&names);
+    let mut rows = Vec::new();
     for batch in batches {
-        for row in 0..batch.num_rows() {
-            let cells = batch.columns().iter().map(|c| cell_at(c, row)).collect::<Result<Vec<_>>>()?;
-            match plan {
-                true => text.push_str(&format!("{}\n{}\n", cells[0], cells[1].trim_end())),
-                false => drop(rows.add_row(cells.iter().map(|c| shorten(c, CELL)))),
-            }
-        }
+        rows.extend(cells_of(batch)?);
     }
-    Ok(if plan { text } else { table_text(&rows) })
+    if is_plan(schema) {
+        return Ok(plan_text(&rows));
+    }
+    let names: Vec<&str> = schema.fields().iter().map(|f| f.name().as_str()).collect();
+    let mut shown = table(&names);
+    shown.add_rows(rows.iter().map(|cells| cells.iter().map(|c| shorten(c, CELL))));
+    Ok(table_text(&shown))
+}
+
+/// Whether rows with these columns are the plan of a query.
+pub fn is_plan(schema: &SchemaRef) -> bool {
+    schema.fields().iter().map(|f| f.name().as_str()).eq(["plan_type", "plan"])
+}
+
+/// A plan, from its cells.
+pub fn plan_text(rows: &[Vec<String>]) -> String {
+    rows.iter().map(|cells| format!("{}\n{}\n", cells[0], cells[1].trim_end())).collect()
+}
+
+/// The rows of a batch as the cells of a table, lists cut short.
+pub fn cells_of(batch: &RecordBatch) -> Result<Vec<Vec<String>>> {
+    let cells = |row| batch.columns().iter().map(|c| cell_at(c, row)).collect();
+    (0..batch.num_rows()).map(cells).collect()
+}
+
+/// A cell as long as a table shows it.
+pub fn short(cell: &str) -> String {
+    shorten(cell, CELL)
 }
 
 /// Rows of a query as a JSON array of objects. Missing values are left out.

@@ -6,12 +6,14 @@
 mod access;
 mod admission;
 mod background;
+mod cors;
 mod garbage;
 mod grpc;
 mod guard;
 pub mod keys;
 mod listen;
 mod measure;
+mod pace;
 mod refusal;
 mod reply;
 mod routes;
@@ -27,7 +29,7 @@ use std::time::Duration;
 
 use axum::Router;
 use axum::middleware::from_fn_with_state;
-use esker_compactor::Compactor;
+use esker_compactor::{Compactor, DirectoryScratch};
 use esker_format::{Error, Result};
 use esker_ingest::Ingest;
 use esker_query::{Engine, Service, sql};
@@ -40,6 +42,7 @@ use tokio_util::task::TaskTracker;
 use tonic_health::ServingStatus;
 use tonic_health::server::HealthReporter;
 
+use cors::Origins;
 use guard::Shell;
 use keys::Keys;
 use listen::Ports;
@@ -74,6 +77,7 @@ impl Server {
     /// Invalid, naming the setting.
     pub async fn start(settings: &Settings, store: Arc<Store>) -> Result<Server> {
         settings.check()?;
+        let origins = Origins::new(&settings.cors_origin)?;
         measure::start();
         let tls = match (&settings.tls_cert, &settings.tls_key) {
             (Some(cert), Some(key)) => Some(Arc::new(Tls::open(cert, key)?)),
@@ -110,8 +114,9 @@ impl Server {
             document: Mutex::default(),
         });
         let (services, health) = grpc::routes(own.clone()).await?;
-        let rest = rest_router(&own);
+        let rest = across(origins.clone(), rest_router(&own));
         let grpc = grpc::router(services, |all| all.layer(from_fn_with_state(shell.clone(), guard::grpc)));
+        let grpc = across(origins, grpc);
         let (http_listener, http) = bind("--http", settings.http).await?;
         let (grpc_listener, grpc_address) = bind("--grpc", settings.grpc).await?;
         let mut tasks = JoinSet::new();
@@ -164,16 +169,19 @@ impl Server {
 
 /// Reads, and deletes of what reads find.
 fn service(store: &Arc<Store>, settings: &Settings) -> Service {
-    let engine = Engine::new(store.clone(), esker_query::Options::default());
+    let options = esker_query::Options { memory: settings.kept_memory(), ..Default::default() };
+    let engine = Engine::new(store.clone(), options);
     let writer = tombstones::Writer(Ingest::new(store.clone()));
-    let memory = usize::try_from(settings.memory / 4).unwrap_or(usize::MAX);
+    let memory = usize::try_from(settings.query_memory()).unwrap_or(usize::MAX);
     Service::new(engine, Some(Arc::new(writer)), sql::Options { memory })
 }
 
 /// Leaves half of the cores to requests.
 fn compactor(settings: &Settings) -> Compactor {
     let threads = (crate::settings::threads() / 2).max(1);
-    Compactor::new(esker_compactor::Options { threads, memory: settings.memory / 4, ..Default::default() })
+    let memory = settings.compaction_memory();
+    Compactor::new(esker_compactor::Options { threads, memory, ..Default::default() })
+        .with_scratch(Arc::new(DirectoryScratch::new(&settings.scratch)))
 }
 
 async fn bind(flag: &str, address: SocketAddr) -> Result<(TcpListener, SocketAddr)> {
@@ -182,6 +190,14 @@ async fn bind(flag: &str, address: SocketAddr) -> Result<(TcpListener, SocketAdd
     let listener = TcpListener::bind(address).await.map_err(failed)?;
     let local = listener.local_addr().map_err(failed)?;
     Ok((listener, local))
+}
+
+/// Lets pages of these origins call. Outermost: a preflight has no key.
+fn across(origins: Option<Arc<Origins>>, router: Router) -> Router {
+    match origins {
+        None => router,
+        Some(origins) => router.layer(from_fn_with_state(origins, cors::answer)),
+    }
 }
 
 /// Looks at the files of keys and certificates, and keeps the metrics small.

@@ -57,7 +57,7 @@ pub struct Resources {
     /// Bytes of memory to plan with.
     pub memory: u64,
     /// Where a compaction puts what does not fit.
-    scratch: PathBuf,
+    pub scratch: PathBuf,
 }
 
 /// Memory unless it is said.

@@ -6,6 +6,7 @@ pub mod envelope;
 pub mod error;
 pub mod head;
 pub mod id;
+pub mod ipc;
 pub mod keys;
 pub mod limits;
 pub mod manifest;

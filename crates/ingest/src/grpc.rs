@@ -180,7 +180,7 @@ impl Service {
                     .collect::<Result<Vec<Record>>>()?,
             ),
         };
-        self.ingest.write(meter, &name, Op::Upsert, body, &WriteOptions { token, condition }).await
+        self.ingest.drawing(call.drawn()).write(meter, &name, Op::Upsert, body, &WriteOptions { token, condition }).await
     }
 
     async fn patch_batch(&self, meter: &Meter, call: &Call, message: v1::PatchRequest) -> Result<Ack> {
@@ -190,7 +190,7 @@ impl Service {
         let condition = condition(false, message.if_version)?;
         let patches = (0..).zip(message.records).map(|(i, p)| patch(&format!("records[{i}]"), p));
         let patches: Vec<Patch> = patches.collect::<Result<_>>()?;
-        self.ingest.patch(meter, &name, &patches, &WriteOptions { token, condition }).await
+        self.ingest.drawing(call.drawn()).patch(meter, &name, &patches, &WriteOptions { token, condition }).await
     }
 
     async fn delete_batch(&self, meter: &Meter, call: &Call, message: v1::DeleteRequest) -> Result<Ack> {
@@ -198,12 +198,13 @@ impl Service {
         let name = Name::new(message.collection)?;
         let token = call.token(&message.idempotency_key)?;
         let options = WriteOptions { token, condition: condition(false, message.if_version)? };
+        let ingest = self.ingest.drawing(call.drawn());
         match one_of("ids", message.ids, message.avro_payload)? {
             Given::Avro(payload) => {
-                self.ingest.write(meter, &name, Op::Delete, Body::Framed(payload), &options).await
+                ingest.write(meter, &name, Op::Delete, Body::Framed(payload), &options).await
             }
             Given::Messages(ids) if ids.is_empty() => Err(Error::invalid("ids", "the list of ids is empty")),
-            Given::Messages(ids) => self.ingest.delete(meter, &name, &ids, &options).await,
+            Given::Messages(ids) => ingest.delete(meter, &name, &ids, &options).await,
         }
     }
 }

@@ -64,6 +64,7 @@ impl From<Option<Token>> for WriteOptions {
 #[derive(Debug, Clone)]
 pub struct Ingest {
     store: Arc<Store>,
+    drawn: Option<Token>,
 }
 
 /// One call, until it is answered.
@@ -78,7 +79,14 @@ struct Attempt {
 impl Ingest {
     /// A writer. No request is sent.
     pub fn new(store: Arc<Store>) -> Self {
-        Ingest { store }
+        Ingest { store, drawn: None }
+    }
+
+    /// A writer for one write, which is called `drawn` if its client gave it no name: so that another knows its name, too.
+    /// No earlier write may have it.
+    #[must_use]
+    pub fn drawing(&self, drawn: Option<Token>) -> Self {
+        Ingest { store: self.store.clone(), drawn }
     }
 
     /// Inserts, replaces or deletes the records of `body`; of equal ids in the call the last wins.
@@ -188,7 +196,7 @@ impl Ingest {
     }
 
     fn attempt(&self, token: Option<Token>) -> Attempt {
-        let drawn = || self.store.client().seams().token();
+        let drawn = || self.drawn.unwrap_or_else(|| self.store.client().seams().token());
         Attempt { token: token.unwrap_or_else(drawn), fresh: token.is_none(), sent: AtomicBool::new(false) }
     }
 

@@ -18,6 +18,7 @@ mod filters;
 mod get;
 mod hits;
 pub(crate) mod load;
+mod memory;
 pub(crate) mod nearest;
 mod page;
 pub(crate) mod scan;
@@ -31,7 +32,7 @@ pub(crate) use hits::value_at;
 pub use page::{Cursor, Page, PageRequest};
 pub use scan::{ScanRequest, Scanned, table_schema};
 pub use see::{Access, Seen};
-pub use warm::{Warm, WarmFilter, WarmHit};
+pub use warm::{Residency, Warm, WarmFilter, WarmHit};
 
 /// Segments kept open per collection; those of the newest manifest seen always are.
 const KEPT_SEGMENTS: usize = 64;
@@ -44,11 +45,15 @@ pub struct Options {
     /// Codes of all segments together up to this many bytes are read whole, above that those of the leaves worth probing
     /// (INDEX §2).
     pub whole_codes: u64,
+    /// Most bytes kept between queries: segments in memory, opened headers, codes, tails. Beyond it the collections that
+    /// were not read for longest are let go of. The client's cache is beside it.
+    pub memory: u64,
 }
 
 impl Default for Options {
+    /// 5 s, 4 MiB, and all the memory there is.
     fn default() -> Self {
-        Options { staleness: Duration::from_secs(5), whole_codes: 4 << 20 }
+        Options { staleness: Duration::from_secs(5), whole_codes: 4 << 20, memory: u64::MAX }
     }
 }
 
@@ -62,7 +67,7 @@ pub struct Engine {
 pub(crate) struct Inner {
     store: Arc<Store>,
     options: Options,
-    states: Mutex<HashMap<CollectionId, Arc<State>>>,
+    memory: memory::Memory,
     filters: filters::Resolutions,
     /// States between the pages of scans.
     pinned: page::Pins,
@@ -81,8 +86,8 @@ impl Engine {
         Engine {
             inner: Arc::new(Inner {
                 store,
+                memory: memory::Memory::new(options.memory),
                 options,
-                states: Mutex::default(),
                 filters: filters::Resolutions::default(),
                 pinned: page::Pins::default(),
             }),
@@ -92,6 +97,11 @@ impl Engine {
     /// The store.
     pub fn store(&self) -> &Arc<Store> {
         &self.inner.store
+    }
+
+    /// Bytes that are kept between queries; at most [`Options::memory`] once the queries under way are done.
+    pub fn kept_bytes(&self) -> u64 {
+        self.inner.memory.bytes()
     }
 
     /// A handle of a collection. No request is sent.
@@ -118,14 +128,6 @@ impl Reader {
 
     fn now_ms(&self) -> i64 {
         self.client().seams().clock.now_ms()
-    }
-}
-
-impl Inner {
-    /// What is kept of a collection.
-    pub fn state(&self, id: &CollectionId) -> Arc<State> {
-        let mut states = self.states.lock().unwrap_or_else(PoisonError::into_inner);
-        states.entry(id.clone()).or_default().clone()
     }
 }
 
@@ -191,6 +193,16 @@ impl State {
             kept.deletes
                 .retain(|made, _| named.iter().any(|s| s.deletes.as_ref().is_some_and(|d| d.made == *made)));
         }
+    }
+
+    /// Bytes of everything that is kept.
+    pub fn bytes(&self) -> u64 {
+        let kept = self.lock();
+        let segments: u64 = kept.segments.values().map(|s| s.bytes()).sum();
+        let bitmaps = kept.tail.iter().flat_map(|t| t.superseded.iter().flat_map(|all| all.iter()));
+        let bitmaps = bitmaps.chain(kept.deletes.values().map(AsRef::as_ref));
+        let bitmaps: u64 = bitmaps.map(|b| b.serialized_size() as u64).sum();
+        segments + bitmaps + kept.tail.as_ref().map_or(0, |t| t.tail.bytes())
     }
 
     /// Ids that the last tail touched.

@@ -12,7 +12,7 @@ use tonic::{Request, Response, Status, async_trait};
 use crate::engine::Access;
 use crate::filter::Filter;
 use crate::search::Consistency;
-use crate::service::Service;
+use crate::service::{Service, Warmed};
 use crate::sql::Param;
 
 mod messages;
@@ -206,7 +206,8 @@ impl v1::query_server::Query for Handler {
         let (name, meter) = (named(&call, &message.collection)?, Meter::new());
         let warm = self.service.warm(&meter, &name).await.map_err(failed)?;
         let io = meter.io();
-        let reply = v1::WarmReply { rows: warm.rows, position: warm.position, io: Some(messages::io(&io)) };
+        let Warmed { rows, position, resident, bytes } = warm;
+        let reply = v1::WarmReply { rows, position, io: Some(messages::io(&io)), resident, bytes };
         Ok(call.costing(reply, io))
     }
 

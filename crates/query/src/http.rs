@@ -19,6 +19,7 @@ use crate::service::Service;
 mod collections;
 mod delete;
 pub(crate) mod encode;
+pub use encode::csv;
 mod records;
 mod scan;
 mod search;

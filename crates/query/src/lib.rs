@@ -17,7 +17,7 @@ mod table;
 mod tail;
 
 pub use engine::{
-    Access, Cursor, Engine, Got, Options, Page, PageRequest, Reader, ScanRequest, Scanned, Seen, Stats, Warm,
+    Access, Cursor, Engine, Got, Options, Page, PageRequest, Reader, Residency, ScanRequest, Scanned, Seen, Stats, Warm,
     WarmFilter, WarmHit, table_schema,
 };
 pub use filter::Filter;

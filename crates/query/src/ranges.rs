@@ -7,11 +7,14 @@ use bytes::{Bytes, BytesMut};
 use esker_format::{Error, Kind, Result};
 use esker_store::cache::Piece;
 use esker_store::{Client, Meter};
+use futures::stream::{self, StreamExt, TryStreamExt};
 
 /// Ranges of codes, vectors and payload that are at most this far apart are read as one (INDEX §2).
 const GAP: u64 = 32 << 10;
 /// Bytes of a request of what is read to be held.
 const HELD_RANGE: u64 = 8 << 20;
+/// Runs that are read to be held at once: each is in memory twice while it is put together.
+const HELD_AT_ONCE: usize = 4;
 
 /// How wanted ranges become requests.
 #[derive(Debug, Clone, Copy)]
@@ -60,20 +63,22 @@ impl File {
         if self.held.get().is_some() {
             return Ok(());
         }
-        let cut = |run: &Range<u64>| {
-            let end = run.end;
-            let starts = (run.start..run.end).step_by(HELD_RANGE as usize);
-            starts.map(move |start| (&*self.key, start..(start + HELD_RANGE).min(end))).collect::<Vec<_>>()
+        let read = |run: &Range<u64>| {
+            let (run, meter) = (run.clone(), meter.fork());
+            async move {
+                let starts = (run.start..run.end).step_by(HELD_RANGE as usize);
+                let requests: Vec<(&str, Range<u64>)> =
+                    starts.map(|start| (&*self.key, start..(start + HELD_RANGE).min(run.end))).collect();
+                let bytes = client.ranges(&meter, &requests).await?;
+                let pieces = Pieces(requests.into_iter().map(|(_, r)| r).zip(bytes).collect());
+                let whole = pieces.bytes(&run)?;
+                Ok::<_, Error>((run, whole))
+            }
         };
-        let requests: Vec<(&str, Range<u64>)> = runs.iter().flat_map(cut).collect();
         let mut tries = 0;
         loop {
             tries += 1;
-            let bytes = client.ranges(meter, &requests).await?;
-            let pieces = Pieces(requests.iter().map(|(_, r)| r.clone()).zip(bytes).collect());
-            let whole =
-                runs.iter().map(|run| Ok((run.clone(), pieces.bytes(run)?))).collect::<Result<Vec<_>>>()?;
-            drop(pieces);
+            let whole = stream::iter(runs.iter().map(read)).buffered(HELD_AT_ONCE).try_collect().await?;
             let whole = Pieces(whole);
             match check(&whole) {
                 Err(e) if e.kind() == Kind::Corrupt && tries == 1 => {
@@ -139,6 +144,11 @@ impl Pieces {
     /// Runs, ascending and disjoint.
     pub fn of(runs: Vec<(Range<u64>, Bytes)>) -> Self {
         Pieces(runs)
+    }
+
+    /// Bytes of all runs.
+    pub fn len(&self) -> u64 {
+        self.0.iter().map(|(_, bytes)| bytes.len() as u64).sum()
     }
 
     /// The runs, ascending.

@@ -11,7 +11,7 @@ use esker_format::segment::index::Calibration;
 use esker_index::{CodeQuery, Exact, LeafTerm, Metric};
 
 pub use request::{Consistency, Explain, Hit, Search, SearchReply, SegmentExplain};
-pub(crate) use request::{check_columns, check_vector};
+pub(crate) use request::{check_columns, check_reply, check_vector};
 
 use crate::segment::{Rows, Segment};
 

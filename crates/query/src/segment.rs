@@ -131,6 +131,19 @@ impl Segment {
         leaf.postings.start + (ordinal - leaf.ordinals.start)
     }
 
+    /// Bytes that it takes in memory as it is now.
+    pub fn bytes(&self) -> u64 {
+        let facts = self.header.facts();
+        let centroids = 4 * u64::from(facts.leaves) * self.dimension() as u64;
+        let index = match self.index.held() {
+            // The codes are a part of it.
+            Some(index) => index.len(),
+            None => self.held_codes().map_or(0, |codes| codes.bytes()),
+        };
+        let sizes: u64 = self.sizes().values().map(|page| page.len() as u64).sum();
+        self.header.bytes().len() as u64 + centroids + index + self.rows.held().map_or(0, Pieces::len) + sizes
+    }
+
     /// Refuses what a range of the index file names when it is outside of what can be asked for.
     fn corrupt(&self, what: impl std::fmt::Display) -> Error {
         Error::corrupt(self.index.key(), what)

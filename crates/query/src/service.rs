@@ -6,6 +6,7 @@
 use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use datafusion::execution::memory_pool::{GreedyMemoryPool, MemoryPool};
 use esker_format::record::Record;
 use esker_format::schema::{Metric, Schema, VectorType};
 use esker_format::{CollectionId, Error, Kind, Name, Result, Seq, Version};
@@ -14,7 +15,7 @@ use futures::{StreamExt, TryStreamExt, stream};
 use serde::Serialize;
 use utoipa::ToSchema;
 
-use crate::engine::{Access, Engine, Got, Page, PageRequest, Recent, Seen, Stats};
+use crate::engine::{Access, Engine, Got, Page, PageRequest, Recent, Residency, Seen, Stats};
 use crate::filter::Filter;
 use crate::search::{Search, SearchReply};
 use crate::sql::{self, Param};
@@ -41,7 +42,10 @@ pub struct Service(Arc<Inner>);
 struct Inner {
     engine: Engine,
     tombstones: Option<Arc<dyn Tombstones>>,
-    sql: sql::Options,
+    /// What SQL queries may hold, all of them together.
+    sql: Arc<dyn MemoryPool>,
+    /// Held by each SQL query under way.
+    querying: Arc<()>,
     filters: Mutex<Recent<String, Filter>>,
 }
 
@@ -77,20 +81,25 @@ fn types<S: serde::Serializer>(schema: &Schema, s: S) -> Result<S::Ok, S::Error>
     s.collect_map(schema.columns.iter().map(|c| (&c.name, c.kind)))
 }
 
-/// What a collection in memory is.
+/// Whether a collection is in memory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, ToSchema)]
 pub struct Warmed {
     /// Rows.
     pub rows: u64,
     /// The state that was read.
     pub position: Seq,
+    /// Whether there was room for it. If not, searches read through the cache, as before.
+    pub resident: bool,
+    /// Bytes of memory that it takes, or would.
+    pub bytes: u64,
 }
 
 impl Service {
-    /// A service over `engine`. Without `tombstones` deletes are refused. `sql` limits each SQL query.
+    /// A service over `engine`. Without `tombstones` deletes are refused. `sql` limits all SQL queries together.
     pub fn new(engine: Engine, tombstones: Option<Arc<dyn Tombstones>>, sql: sql::Options) -> Self {
         let filters = Mutex::new(Recent::new(KEPT_FILTERS));
-        Service(Arc::new(Inner { engine, tombstones, sql, filters }))
+        let sql: Arc<dyn MemoryPool> = Arc::new(GreedyMemoryPool::new(sql.memory));
+        Service(Arc::new(Inner { engine, tombstones, sql, querying: Arc::new(()), filters }))
     }
 
     /// The engine.
@@ -229,15 +238,29 @@ impl Service {
         self.0.engine.collection(name).search(meter, search).await
     }
 
-    /// Reads a collection into memory, for searches that ask the store for nothing but what is new.
+    /// Reads a collection into memory if there is room, for searches that ask the store for nothing but what is new.
     pub async fn warm(&self, meter: &Meter, name: &Name) -> Result<Warmed> {
-        let warm = self.0.engine.collection(name).warm(meter).await?;
-        Ok(Warmed { rows: warm.rows(), position: warm.position() })
+        let Residency { rows, position, resident, bytes } =
+            self.0.engine.collection(name).hold(meter).await?;
+        Ok(Warmed { rows, position, resident, bytes })
     }
 
     /// Runs a SQL query over the collections, each at one state.
     pub async fn sql(&self, meter: &Meter, query: &str, params: &[Param]) -> Result<sql::Rows> {
-        sql::stream(self.0.engine.catalog(meter), query, params, self.0.sql).await
+        let one = self.0.querying.clone();
+        let catalog = self.0.engine.catalog(meter);
+        let rows = sql::stream_in(catalog, query, params, self.0.sql.clone()).await;
+        let rows = rows.map_err(|e| shared(e, &one))?;
+        Ok(sql::Rows { batches: rows.batches.map_err(move |e| shared(e, &one)).boxed(), ..rows })
+    }
+}
+
+/// A query that ran out of memory while others (than `one` and the service itself) held some may pass later.
+fn shared(e: Error, one: &Arc<()>) -> Error {
+    match e.to_string() == sql::errors::EXHAUSTED && Arc::strong_count(one) > 2 {
+        false => e,
+        true => Error::new(Kind::Busy, "the memory for SQL queries is in use by others")
+            .with_hint("try again after a while, or add a LIMIT, a filter, or select fewer columns"),
     }
 }
 

@@ -23,6 +23,7 @@ use async_trait::async_trait;
 use datafusion::catalog::TableProvider;
 use datafusion::common::TableReference;
 use datafusion::execution::SendableRecordBatchStream;
+use datafusion::execution::memory_pool::{GreedyMemoryPool, MemoryPool};
 use datafusion::execution::session_state::SessionState;
 use datafusion::logical_expr::LogicalPlan;
 use datafusion::physical_plan::{ExecutionPlan, execute_stream};
@@ -81,10 +82,10 @@ pub trait Table: Send + Sync {
     fn explain(&self) -> String;
 }
 
-/// Limits of one query.
+/// Limits of a query.
 #[derive(Debug, Clone, Copy)]
 pub struct Options {
-    /// Bytes that sorts, joins and aggregates may hold, and bytes of the result.
+    /// Bytes that sorts, joins and aggregates may hold, and bytes of the result. All queries of a service share them.
     pub memory: usize,
 }
 
@@ -159,10 +160,20 @@ pub async fn stream(
     params: &[Param],
     options: Options,
 ) -> Result<Rows> {
+    stream_in(catalog, text, params, Arc::new(GreedyMemoryPool::new(options.memory))).await
+}
+
+/// As [`stream`], with memory that several queries share.
+pub(crate) async fn stream_in(
+    catalog: Arc<dyn Catalog>,
+    text: &str,
+    params: &[Param],
+    memory: Arc<dyn MemoryPool>,
+) -> Result<Rows> {
     guard::check("query", text)?;
     let statement = guard::on_big_stack(|| parse(text))?;
     let tables = tables(catalog.as_ref(), &statement).await?;
-    let state = session::with_tables(tables, options.memory)?;
+    let state = session::with_tables(tables, memory)?;
     let plan = guard::on_big_stack(|| plan(&state, statement, params))?;
     let (stats, schema) = (count(plan.as_ref()), plan.schema());
     let batches = execute_stream(plan, state.task_ctx()).map_err(invalid)?.map_err(invalid).boxed();

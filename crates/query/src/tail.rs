@@ -20,7 +20,11 @@ pub(crate) struct Tail {
     entries: Vec<Arc<Decoded>>,
     newest: HashMap<Box<str>, Newest>,
     hashes: Vec<u64>,
+    bytes: u64,
 }
+
+/// What an id takes beside its own bytes: its entry and its hash.
+const ID_BYTES: usize = size_of::<(Box<str>, Newest)>() + 16;
 
 #[derive(Debug, Clone, Copy)]
 struct Newest {
@@ -54,7 +58,14 @@ impl Tail {
         }
         let mut hashes: Vec<u64> = newest.keys().map(|id| collection.hash_id(id)).collect();
         hashes.sort_unstable();
-        Ok(Tail { entries: entries.to_vec(), newest, hashes })
+        let rows: usize = entries.iter().map(|e| e.rows.get_array_memory_size()).sum();
+        let ids: usize = newest.keys().map(|id| id.len() + ID_BYTES).sum();
+        Ok(Tail { entries: entries.to_vec(), newest, hashes, bytes: (rows + ids) as u64 })
+    }
+
+    /// Bytes that it takes in memory.
+    pub fn bytes(&self) -> u64 {
+        self.bytes
     }
 
     /// Number of ids that the tail wrote or deleted: each supersedes at most one live row of the segments.

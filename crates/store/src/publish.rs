@@ -106,7 +106,7 @@ impl Collection {
                     Some(part) => Ok(part),
                     None => {
                         let key = self.keys().index(segment.made);
-                        let header = self.client().cached_range(&meter, &key, 0..segment.header_size).await?;
+                        let header = self.open_header(&meter, &key, segment, None).await?.bytes().clone();
                         Ok::<_, Error>(Part { made: segment.made, header, codes: None, deletes: None })
                     }
                 }

@@ -40,7 +40,7 @@ enum How {
     /// From what this process knows.
     Warm(Box<Known>),
     /// From the first wave: the log's listing, sent at this instant or later.
-    Cold(Vec<(Seq, Slot)>),
+    Cold(Instant, Vec<(Seq, Slot)>),
 }
 
 /// A state of a collection that a read may answer from.
@@ -80,16 +80,17 @@ impl Collection {
     /// Begins a strong read with the first cold wave: GET head ‖ LIST wal/.
     pub(crate) async fn begin_cold(&self, meter: &Meter) -> Result<Begun> {
         let (head_meter, log_meter) = (meter.fork(), meter.fork());
+        let sent = self.now();
         let (head, log) = futures::join!(self.read_head(&head_meter), self.list_log(&log_meter));
         let ((manifest, head), listed) = (head?, log?);
         self.learn(manifest.clone(), head.clone(), listed.iter().cloned());
-        Ok(Begun { manifest, head, how: How::Cold(listed) })
+        Ok(Begun { manifest, head, how: How::Cold(sent, listed) })
     }
 
     /// Takes over what another handle of the same collection began with.
     pub(crate) fn learn_begun(&self, begun: &Begun) {
         let listed = match &begun.how {
-            How::Cold(listed) => listed.clone(),
+            How::Cold(_, listed) => listed.clone(),
             How::Warm(_) => Vec::new(),
         };
         self.learn(begun.manifest.clone(), begun.head.clone(), listed);
@@ -103,10 +104,10 @@ impl Collection {
     pub async fn finish(&self, meter: &Meter, begun: Begun) -> Result<Snapshot> {
         let mut begun = begun;
         for restarts in 0..RESTARTS {
-            let start = self.now();
-            let attempt = match &begun.how {
-                How::Warm(known) => self.finish_warm(meter, known).await?,
-                How::Cold(listed) => self.finish_cold(meter, &begun.manifest, listed).await?,
+            let (start, attempt) = match &begun.how {
+                How::Warm(known) => (self.now(), self.finish_warm(meter, known).await?),
+                // What was listed is as old as the listing, however long ago that was.
+                How::Cold(sent, listed) => (*sent, self.finish_cold(meter, &begun.manifest, listed).await?),
             };
             match attempt {
                 Attempt::Proven { manifest, newest, tail } => {
@@ -158,9 +159,10 @@ impl Collection {
     /// Begins again from the newest manifest, listing the log anew.
     async fn begin_newest(&self, meter: &Meter, newest: Arc<Manifest>) -> Result<Begun> {
         let manifest = live(newest)?;
+        let sent = self.now();
         let listed = self.list_log(meter).await?;
         let head = self.known().and_then(|k| k.head);
-        Ok(Begun { manifest, head, how: How::Cold(listed) })
+        Ok(Begun { manifest, head, how: How::Cold(sent, listed) })
     }
 
     /// What this process knows if that was proven at most `staleness` ago and has `min_position`; else a strong read.
@@ -349,7 +351,7 @@ impl Begun {
     pub fn tail_bytes(&self) -> u64 {
         match &self.how {
             How::Warm(_) => 0,
-            How::Cold(listed) => {
+            How::Cold(_, listed) => {
                 listed.iter().filter(|(seq, _)| *seq > self.manifest.watermark).map(|(_, s)| s.bytes).sum()
             }
         }

@@ -1,7 +1,10 @@
 //! JSON bodies: what is wrong with one is said by the path of the field.
 
-use esker_format::Error;
-use serde::de::DeserializeOwned;
+use std::fmt;
+use std::marker::PhantomData;
+
+use esker_format::{Error, limits};
+use serde::de::{Deserialize, DeserializeOwned, Deserializer, SeqAccess, Visitor};
 
 /// Reads a JSON object.
 ///
@@ -62,5 +65,50 @@ fn inside(path: &str, name: &str) -> String {
         "" => name.to_owned(),
         path if path == name || path.ends_with(&format!(".{name}")) => path.to_owned(),
         path => format!("{path}.{name}"),
+    }
+}
+
+/// A list of at most a batch's records: one that is longer is not read to its end, since a record of a few bytes of text
+/// takes a hundred times as many in memory. For `#[serde(deserialize_with)]`.
+///
+/// # Errors
+/// For a list that is longer.
+pub fn batch<'de, T: Deserialize<'de>, D: Deserializer<'de>>(d: D) -> Result<Vec<T>, D::Error> {
+    d.deserialize_seq(Batch(PhantomData))
+}
+
+/// As [`batch`], of a list that may be left out.
+///
+/// # Errors
+/// For a list that is longer.
+pub fn some_batch<'de, T: Deserialize<'de>, D: Deserializer<'de>>(d: D) -> Result<Option<Vec<T>>, D::Error> {
+    struct Given<T>(Vec<T>);
+    impl<'de, T: Deserialize<'de>> Deserialize<'de> for Given<T> {
+        fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
+            batch(d).map(Given)
+        }
+    }
+    Ok(Option::deserialize(d)?.map(|Given(list)| list))
+}
+
+struct Batch<T>(PhantomData<T>);
+
+impl<'de, T: Deserialize<'de>> Visitor<'de> for Batch<T> {
+    type Value = Vec<T>;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a sequence")
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Vec<T>, A::Error> {
+        let mut list = Vec::new();
+        while let Some(item) = seq.next_element()? {
+            if list.len() == limits::BATCH_ROWS {
+                let message = format!("the list has more than {} items, which is the limit", limits::BATCH_ROWS);
+                return Err(serde::de::Error::custom(message));
+            }
+            list.push(item);
+        }
+        Ok(list)
     }
 }

@@ -113,7 +113,9 @@ impl State {
         };
         let until = self.writers[w].until;
         self.writers[w].at = match next {
-            At::Claim { slot, known } if protocol.bodies && w == 0 && slot > until => At::Upload { slot, known },
+            At::Claim { slot, known } if protocol.bodies && w == 0 && slot > until => {
+                At::Upload { slot, known }
+            }
             next => next,
         };
     }

@@ -56,6 +56,7 @@ impl Knobs {
             Mode::Empty409,
             Mode::Stall,
             Mode::Throttle,
+            Mode::CorruptRead,
         ];
         let kinds = rng.random_range(1..=every.len());
         let first = rng.random_range(0..every.len());
@@ -66,9 +67,9 @@ impl Knobs {
             collectors: rng.random_range(1..=2),
             collections: rng.random_range(3..8),
             drops: if rng.random_ratio(1, 5) { rng.random_range(1..=2) } else { 0 },
-            faults: [0, 5, 20, 60][rng.random_range(0..4)],
+            faults: [0, 5, 20, 60, 200][rng.random_range(0..5)],
             modes: (0..kinds).map(|i| every[(first + i) % every.len()]).collect(),
-            disturbances: rng.random_range(0..24),
+            disturbances: rng.random_range(0..32),
             bodies: rng.random_ratio(1, 8),
             expiry: rng.random_ratio(1, 2),
             column: rng.random(),
@@ -141,6 +142,11 @@ impl Env {
     /// The time as it is.
     pub fn clock(&self) -> &Arc<SimulatedClock> {
         self.clock.get().expect("the run has started")
+    }
+
+    /// Whether a read may bring other bytes than were written.
+    pub fn may_be_corrupt(&self) -> bool {
+        self.knobs.faults > 0 && self.knobs.modes.contains(&Mode::CorruptRead)
     }
 
     pub fn name(&self) -> Name {
@@ -246,22 +252,7 @@ impl Env {
     }
 
     pub fn report(&self) -> Report {
-        let seconds = self.clock.get().map_or(0, |c| c.elapsed_if_running());
         let state = self.state();
-        Report { hash: state.hash.finish(), lines: state.lines.clone(), seconds, ..state.tally.clone() }
-    }
-}
-
-/// The time, where the runtime that it stands on may be over.
-trait IfRunning {
-    fn elapsed_if_running(&self) -> u64;
-}
-
-impl IfRunning for Arc<SimulatedClock> {
-    fn elapsed_if_running(&self) -> u64 {
-        match tokio::runtime::Handle::try_current() {
-            Ok(_) => self.elapsed().as_secs(),
-            Err(_) => 0,
-        }
+        Report { hash: state.hash.finish(), lines: state.lines.clone(), ..state.tally.clone() }
     }
 }

@@ -26,12 +26,7 @@ impl Cell {
             Some(esker_format::record::Value::String(text)) => Some(text.clone()),
             _ => None,
         };
-        Cell {
-            vector: bits(&record.vector),
-            text,
-            version: record.version,
-            expires: record.expires_at,
-        }
+        Cell { vector: bits(&record.vector), text, version: record.version, expires: record.expires_at }
     }
 
     /// Of a row as it is stored.
@@ -59,7 +54,11 @@ pub enum Change {
     Put(Cell),
     Remove,
     /// Replaces what is given, of a record that is there; the version always.
-    Patch { vector: Option<[u32; 2]>, text: Option<String>, version: i64 },
+    Patch {
+        vector: Option<[u32; 2]>,
+        text: Option<String>,
+        version: i64,
+    },
 }
 
 impl Change {
@@ -83,7 +82,10 @@ impl Change {
 #[derive(Clone, Debug, PartialEq)]
 pub enum Ask {
     /// All at once.
-    Write { rows: Vec<(String, Change)>, condition: If },
+    Write {
+        rows: Vec<(String, Change)>,
+        condition: If,
+    },
     Read(How),
     /// The end of the collection.
     Drop,
@@ -112,9 +114,14 @@ pub struct View {
 pub enum Outcome {
     /// Nothing yet, and for ever if it died.
     Open,
-    Acknowledged { position: Seq },
+    Acknowledged {
+        position: Seq,
+    },
     /// The record of this id did not fit the condition: its version, if it was there at all.
-    Refused { id: String, found: Option<i64> },
+    Refused {
+        id: String,
+        found: Option<i64>,
+    },
     /// Nothing was done, and nothing ever will be.
     Failed,
     Unknown,

@@ -153,9 +153,10 @@ fn search(steps: &[Step]) -> Verdict {
             }
         }
     }
-    let left = steps.iter().enumerate().filter(|(i, s)| {
-        furthest.1[i / 64] & (1 << (i % 64)) == 0 && (!s.optional || s.from < u64::MAX)
-    });
+    let left = steps
+        .iter()
+        .enumerate()
+        .filter(|(i, s)| furthest.1[i / 64] & (1 << (i % 64)) == 0 && (!s.optional || s.from < u64::MAX));
     let mut left: Vec<&Step> = left.map(|(_, s)| s).filter(|s| !s.optional).collect();
     left.sort_by_key(|s| s.to);
     Verdict::Broken(left.into_iter().map(|s| s.op).take(4).collect())

@@ -9,8 +9,8 @@ mod enumerate;
 mod scenario;
 
 use again::again_and_again;
-use esker_tests::truth::{self, ledger};
 use enumerate::{enumerate, only, say};
+use esker_tests::truth::{self, ledger};
 use scenario::Scenario;
 
 async fn all_of(scenario: Scenario) {

@@ -10,5 +10,6 @@ mod model;
 mod oracle;
 mod refusals;
 mod s3;
+mod sim;
 mod surface;
 mod writes;

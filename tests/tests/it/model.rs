@@ -23,7 +23,8 @@ fn cold_reads_hold() {
 fn bodies_hold() {
     for protocol in [Protocol::small_bodies(), Protocol::small_reach()] {
         let checker = protocol.checker().threads(2).spawn_bfs().join();
-        let broken: Vec<_> = checker.discoveries().into_keys().filter(|name| name.starts_with("INV")).collect();
+        let broken: Vec<_> =
+            checker.discoveries().into_keys().filter(|name| name.starts_with("INV")).collect();
         assert_eq!(broken, [] as [&str; 0]);
     }
 }

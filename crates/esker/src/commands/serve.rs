@@ -6,10 +6,11 @@ use tokio::signal::unix::{SignalKind, signal};
 use crate::output::{Output, plural};
 use crate::serve::Server;
 use crate::serve::settings::{LogFormat, Settings};
-use crate::settings::{open_store_with, serve_log};
+use crate::settings::{Resources, open_store_with, serve_log};
 
-pub async fn run(settings: Settings, url: &str, output: &Output) -> Result<()> {
+pub async fn run(mut settings: Settings, url: &str, resources: &Resources, output: &Output) -> Result<()> {
     settings.check()?;
+    settings.scratch.clone_from(&resources.scratch);
     let _traces = serve_log(settings.log_format, settings.otlp_endpoint.as_deref())?;
     let store = open_store_with(url, true, settings.cache_memory())?;
     let listen = |kind| signal(kind).map_err(|e| Error::internal("signals cannot be heard").with_source(e));

@@ -4,13 +4,19 @@ use esker_format::{Error, Result};
 use esker_query::Engine;
 use esker_query::sql::{self, Param};
 use esker_store::Meter;
-use serde_json::{Value, json};
+use futures::TryStreamExt;
+use serde_json::Value;
 
+use self::print::Printer;
 use super::engine;
 use crate::args::Sql;
-use crate::output::{Output, cost_line, io_json, plural};
-use crate::rows::{json_of, table_of};
+use crate::output::{Output, cost_line, plural};
 use crate::settings::Resources;
+
+mod print;
+
+/// Rows that become text at once: some may have 8,192 dimensions.
+const PIECE_ROWS: usize = 256;
 
 pub async fn run(args: Sql, url: &str, resources: &Resources, output: &Output) -> Result<()> {
     let params =
@@ -18,20 +24,24 @@ pub async fn run(args: Sql, url: &str, resources: &Resources, output: &Output) -
     let (store, meter) = (resources.open_store(url, false)?, Meter::new());
     let clock = store.client().seams().clock.clone();
     let start = clock.elapsed();
-    // Results are printed whole: as text they take several times their bytes.
-    let memory = usize::try_from(resources.memory / 4).unwrap_or(usize::MAX);
-    let answer = query(&engine(&store), &meter, &args.query, &params, sql::Options { memory }).await?;
-    let ms = (clock.elapsed() - start).as_secs_f64() * 1000.0;
-    match output.is_json() {
-        true => {
-            let rows = json_of(&answer.batches)?;
-            let value = json!({"rows": rows, "io": io_json(&meter.io()), "took_ms": ms});
-            output.result(&value, String::new);
+    // For sorts, joins and aggregates: rows are printed as they are found.
+    let memory = usize::try_from(resources.memory / 2).unwrap_or(usize::MAX);
+    let catalog = engine(&store).catalog(&meter);
+    let mut found = sql::stream(catalog, &args.query, &params, sql::Options { memory }).await?;
+    let mut printer = Printer::new(args.rows, output, found.schema);
+    let mut rows = 0;
+    while let Some(batch) = found.batches.try_next().await? {
+        rows += batch.num_rows() as u64;
+        for first in (0..batch.num_rows()).step_by(PIECE_ROWS) {
+            let piece = batch.slice(first, PIECE_ROWS.min(batch.num_rows() - first));
+            if !output.piece(&printer.write(&piece)?) {
+                return Ok(());
+            }
         }
-        false => output.data(&table_of(&answer.schema, &answer.batches)?),
     }
-    let rows = plural(answer.stats.rows as u64, "row", "rows");
-    output.dim(format_args!("{rows} · {}", cost_line(&meter.io(), ms)));
+    let ms = (clock.elapsed() - start).as_secs_f64() * 1000.0;
+    output.piece(&printer.finish(&meter.io(), ms)?);
+    output.dim(format_args!("{} · {}", plural(rows, "row", "rows"), cost_line(&meter.io(), ms)));
     Ok(())
 }
 

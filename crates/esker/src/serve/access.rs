@@ -23,7 +23,7 @@ pub enum Reach {
 pub enum Shape {
     /// One message in, answered within the deadline.
     One,
-    /// A stream of messages in or out, for as long as the client likes.
+    /// A stream of messages in or out, as long as it gets on.
     Stream,
 }
 

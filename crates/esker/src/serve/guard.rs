@@ -10,16 +10,19 @@ use axum::extract::{MatchedPath, Request, State};
 use axum::middleware::Next;
 use axum::response::Response;
 use esker_format::Token;
-use esker_proto::access::Allowed;
+use esker_proto::access::{Allowed, Named};
 use esker_store::Seams;
 use futures::FutureExt;
+use http::Version;
 use http::header::{CONTENT_LENGTH, HeaderName, HeaderValue};
+use http_body::Body as _;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::access::{self, Reach, Rule, Shape};
 use super::admission::{Admission, Admitted, drain};
 use super::keys::{Keys, Scope};
+use super::pace::{Limits, Paced};
 use super::refusal::{Refusal, Surface};
 use super::reply::{Finish, Watched, grpc_status};
 use super::seen::Seen;
@@ -31,10 +34,8 @@ const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 const TIMEOUT: HeaderName = HeaderName::from_static("x-esker-timeout-ms");
 /// The same of gRPC.
 const GRPC_TIMEOUT: HeaderName = HeaderName::from_static("grpc-timeout");
-/// Names a write.
-const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
-/// Ingest answers by itself after a little less than this.
-const INGEST_DEADLINE: Duration = Duration::from_secs(30);
+/// The RPCs that write records: their clients may name them.
+const NAMED_RPCS: [&str; 3] = ["/esker.v1.Ingest/Upsert", "/esker.v1.Ingest/Patch", "/esker.v1.Ingest/Delete"];
 /// Longest request id that is taken over from a client.
 const ID_BYTES: usize = 128;
 /// Memory set aside for a stream of messages, which come one at a time.
@@ -93,7 +94,17 @@ impl Shell {
             reply.headers_mut().insert(REQUEST_ID, id);
         }
         trace::record(&finish.span, &reply);
-        reply.map(|body| Body::new(Watched::new(body, finish)))
+        let paced = finish.pace.take();
+        reply.map(|body| {
+            let body = match paced {
+                Some(limits) if !body.is_end_stream() => {
+                    let clock = self.seams.clock.clone();
+                    Body::new(Paced::new(body, finish.admitted.take(), limits, clock))
+                }
+                _ => body,
+            };
+            Body::new(Watched::new(body, finish))
+        })
     }
 
     /// What is known of a request by its head.
@@ -128,6 +139,7 @@ impl Shell {
             start: self.seams.clock.elapsed(),
             clock: self.seams.clock.clone(),
             admitted: None,
+            pace: None,
             span,
         }
     }
@@ -245,16 +257,13 @@ impl Shell {
     async fn answer(&self, surface: Surface, ready: Ready, next: Next, finish: &mut Finish) -> Response {
         let Ready { mut request, rule, limit } = ready;
         let is_write = rule.scope > Scope::Read;
-        let token = self.name_write(&mut request, rule, limit);
+        let named = self.name_write(surface, &mut request, rule);
+        finish.pace = self.pace(surface, &request, rule, limit);
         let span = finish.span.clone();
         let run = trace::within(span, AssertUnwindSafe(next.run(request)).catch_unwind());
         let spent = self.seams.clock.elapsed().saturating_sub(finish.start);
-        let late = async {
-            match rule.shape {
-                Shape::One => self.seams.clock.sleep(limit.saturating_sub(spent)).await,
-                Shape::Stream => std::future::pending().await,
-            }
-        };
+        // Of a stream, the time until it begins; `Paced` sees to the rest.
+        let late = self.seams.clock.sleep(limit.saturating_sub(spent));
         let done = if is_write && rule.shape == Shape::One {
             // It goes on when the client leaves or the time is over, and holds what it was admitted with.
             let admitted = finish.admitted.take();
@@ -269,6 +278,7 @@ impl Shell {
                     done
                 }).unwrap_or_else(|e| Err(e.try_into_panic().unwrap_or_else(|_| Box::new("cancelled")))),
                 () = late => {
+                    let token = named.map(|named| named.token());
                     return Refusal::write_late(limit.as_millis(), token).into_response(surface);
                 }
             }
@@ -287,23 +297,38 @@ impl Shell {
         })
     }
 
-    /// The token under which a write of records can be sent again. One that may be given up before ingest itself gives up
-    /// gets a name here if its client gave it none; the others are spared the search for an earlier write of their name.
-    fn name_write(&self, request: &mut Request, rule: &Rule, limit: Duration) -> Option<Token> {
-        if rule.scope != Scope::Write || !rule.path.ends_with("/records") {
+    /// Names a write of records, so that it can be sent again when it is given up.
+    fn name_write(&self, surface: Surface, request: &mut Request, rule: &Rule) -> Option<Named> {
+        let of_records = match surface {
+            Surface::Rest => rule.path.ends_with("/records"),
+            Surface::Grpc => NAMED_RPCS.contains(&rule.path),
+        };
+        if rule.scope != Scope::Write || !of_records {
             return None;
         }
-        match esker_proto::rest::idempotency_key(request.headers()) {
-            Ok(Some(key)) => Some(Token::from_key(key)),
-            Ok(None) if limit < INGEST_DEADLINE => {
-                let token = self.seams.token();
-                let value = token.to_string().parse().ok()?;
-                request.headers_mut().insert(IDEMPOTENCY_KEY, value);
-                Some(token)
-            }
-            // The handler refuses it.
-            Ok(None) | Err(_) => None,
+        let named = Named::new(self.seams.token());
+        // What is no key is refused by the handler; that of gRPC may be in the message, too, which the handler reads.
+        if surface == Surface::Rest
+            && let Ok(Some(key)) = esker_proto::rest::idempotency_key(request.headers())
+        {
+            named.give(Token::from_key(key));
         }
+        request.extensions_mut().insert(named.clone());
+        Some(named)
+    }
+
+    /// What the reply's body is held to. That of HTTP/1.1 with a length is sent as it is: a connection whose client takes
+    /// nothing is closed.
+    fn pace(&self, surface: Surface, request: &Request, rule: &Rule, limit: Duration) -> Option<Limits> {
+        let whole = surface == Surface::Rest && rule.path != "/v1/sql" && request.version() < Version::HTTP_2;
+        // Health is watched for as long as there is a server.
+        let endless = rule.reach == Reach::Open && rule.shape == Shape::Stream;
+        (!whole).then(|| Limits {
+            idle: (!endless).then_some(limit),
+            stop: endless.then(|| self.stop.clone()),
+            surface,
+            writes: rule.scope > Scope::Read,
+        })
     }
 }
 

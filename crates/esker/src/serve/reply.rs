@@ -13,6 +13,7 @@ use http_body::{Body as HttpBody, Frame, SizeHint};
 use super::admission::Admitted;
 use super::keys::Key;
 use super::measure;
+use super::pace::Limits;
 use super::refusal::Surface;
 
 /// What is known of a request, written down when its reply was sent or given up.
@@ -46,6 +47,8 @@ pub struct Finish {
     pub clock: Arc<dyn Clock>,
     /// The admission; given back at the end.
     pub admitted: Option<Admitted>,
+    /// What its body is held to.
+    pub pace: Option<Limits>,
     /// The trace's span; closed at the end.
     pub span: tracing::Span,
 }

@@ -40,6 +40,9 @@ pub struct Settings {
     /// The private key of the certificate, PEM
     #[arg(long, env = "ESKER_TLS_KEY", hide_env_values = true, value_name = "FILE", requires = "tls_cert")]
     pub tls_key: Option<PathBuf>,
+    /// Let pages of this origin call from a browser, https://app.example; * for all. May be given several times
+    #[arg(long, env = "ESKER_CORS_ORIGIN", hide_env_values = true, value_name = "ORIGIN", value_delimiter = ',')]
+    pub cors_origin: Vec<String>,
     /// Most connections at once, both ports together
     #[arg(
         long,
@@ -55,7 +58,7 @@ pub struct Settings {
     /// A request is answered within this time; clients may ask for less
     #[arg(long, env = "ESKER_DEADLINE", hide_env_values = true, value_name = "TIME", default_value = "30s", value_parser = duration)]
     pub deadline: Duration,
-    /// Memory to plan with: a half caches, an eighth holds bodies, and one request is let in per 8 MiB
+    /// Memory to plan with: a quarter caches, a quarter keeps collections, and one request is let in per 8 MiB
     #[arg(long, env = "ESKER_MEMORY", hide_env_values = true, value_name = "SIZE", default_value = "2GiB", value_parser = size)]
     pub memory: u64,
     /// Versions younger than this stay readable by `as_of`
@@ -70,6 +73,9 @@ pub struct Settings {
     /// Neither compact nor collect garbage: another process does
     #[arg(long, env = "ESKER_NO_COMPACTION", hide_env_values = true)]
     pub no_compaction: bool,
+    /// Where a compaction puts what does not fit its memory.
+    #[arg(skip = std::env::temp_dir())]
+    pub scratch: PathBuf,
 }
 
 /// How log lines look.
@@ -130,7 +136,22 @@ impl Settings {
 
     /// Bytes of immutable ranges cached.
     pub fn cache_memory(&self) -> u64 {
-        self.memory / 2
+        self.memory / 4
+    }
+
+    /// Bytes that the engine keeps between queries.
+    pub fn kept_memory(&self) -> u64 {
+        self.memory / 4
+    }
+
+    /// Bytes of one compaction.
+    pub fn compaction_memory(&self) -> u64 {
+        self.memory / 4
+    }
+
+    /// Bytes of one SQL query.
+    pub fn query_memory(&self) -> u64 {
+        self.memory / 8
     }
 
     /// Requests worked on at once.

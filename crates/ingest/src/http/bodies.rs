@@ -2,10 +2,9 @@
 
 use std::collections::BTreeMap;
 
-use arrow::ipc::reader::StreamReader;
 use bytes::Bytes;
 use esker_format::record::{Record, Value};
-use esker_format::{Error, Result, limits};
+use esker_format::{Error, Result, ipc, limits};
 use esker_proto::rest::{self, Encoding, RecordSchema};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Deserializer};
@@ -17,6 +16,9 @@ use crate::ingest::{Body, Patch};
 /// What records may be encoded as.
 pub(super) const TAKEN: [Encoding; 5] =
     [Encoding::Json, Encoding::Ndjson, Encoding::Avro, Encoding::FramedAvro, Encoding::Arrow];
+
+/// Most bytes of an Arrow stream when it is decompressed: vectors may be of f64.
+const ARROW_BYTES: u64 = 4 * limits::BATCH_BYTES as u64;
 
 /// Most bytes of a body. A batch has 16 MiB when it is encoded; as text a float takes up to three times its size, as f64
 /// in Arrow twice.
@@ -32,6 +34,7 @@ pub(super) fn limit(encoding: Encoding) -> usize {
 #[serde(deny_unknown_fields)]
 pub(super) struct Records {
     /// At most 10,000.
+    #[serde(deserialize_with = "rest::batch")]
     #[schema(value_type = Vec<RecordSchema>)]
     records: Vec<Record>,
     /// Only if there is no record of any of the ids.
@@ -46,6 +49,7 @@ pub(super) struct Records {
 #[serde(deny_unknown_fields)]
 pub(super) struct Patches {
     /// At most 10,000.
+    #[serde(deserialize_with = "rest::batch")]
     records: Vec<Change>,
     /// Refused in patches, which are of records that are there.
     #[serde(default)]
@@ -100,11 +104,7 @@ pub(super) fn upsert(encoding: Encoding, bytes: Bytes) -> Result<(Body, When)> {
         Encoding::Ndjson => Body::Records(lines(&bytes)?),
         Encoding::Avro => Body::Container(bytes),
         Encoding::FramedAvro => Body::Framed(bytes),
-        Encoding::Arrow => {
-            let wrong = |e| Error::invalid("body", format!("the body is not an Arrow IPC stream: {e}"));
-            let reader = StreamReader::try_new(std::io::Cursor::new(bytes), None).map_err(wrong)?;
-            Body::Arrow(reader.collect::<Result<_, _>>().map_err(wrong)?)
-        }
+        Encoding::Arrow => Body::Arrow(ipc::read(&bytes, ARROW_BYTES)?),
         _ => {
             let Records { records, if_absent, if_version } = rest::parse(&bytes)?;
             return Ok((Body::Records(records), When { if_absent, if_version }));
@@ -141,5 +141,6 @@ fn lines<T: DeserializeOwned>(bytes: &[u8]) -> Result<Vec<T>> {
             }
         })
     };
-    lines.enumerate().map(parse).collect()
+    // One more than there may be is enough to be refused.
+    lines.take(limits::BATCH_ROWS + 1).enumerate().map(parse).collect()
 }

@@ -1,9 +1,10 @@
 //! Records: inserted, replaced, patched.
 
 use axum::body::Body;
-use axum::extract;
+use axum::{Extension, extract};
 use esker_format::record::Op;
 use esker_format::{Error, Result, Token};
+use esker_proto::access::Named;
 use esker_proto::rest::{self, Encoding, ErrorBody, InPath, InQuery, Reply};
 use esker_store::Meter;
 use http::HeaderMap;
@@ -52,6 +53,11 @@ fn options(headers: &HeaderMap, when: When) -> Result<WriteOptions> {
     Ok(WriteOptions { token, condition: when.condition()? })
 }
 
+/// The name that the server drew for a write.
+fn drawn(named: Option<Extension<Named>>) -> Option<Token> {
+    named.map(|Extension(named)| named.drawn())
+}
+
 /// Records that were written.
 #[derive(Debug, Serialize, ToSchema)]
 pub(super) struct Upserted {
@@ -78,6 +84,7 @@ pub(super) async fn upsert(
     extract::State(state): extract::State<State>,
     InPath(collection): InPath<String>,
     InQuery(query): InQuery<When>,
+    named: Option<Extension<Named>>,
     headers: HeaderMap,
     body: Body,
 ) -> Reply {
@@ -86,7 +93,7 @@ pub(super) async fn upsert(
     let bytes = rest::read(body, bodies::limit(encoding)).await?;
     let (body, when) = bodies::upsert(encoding, bytes)?;
     let options = options(&headers, when.or(query))?;
-    let ack = state.ingest.write(&meter, &name, Op::Upsert, body, &options).await?;
+    let ack = state.ingest.drawing(drawn(named)).write(&meter, &name, Op::Upsert, body, &options).await?;
     let reply = Upserted { position: ack.position, upserted: ack.rows, duplicate: ack.duplicate };
     done(&reply, &meter, Some(ack.position))
 }
@@ -117,6 +124,7 @@ pub(super) async fn patch(
     extract::State(state): extract::State<State>,
     InPath(collection): InPath<String>,
     InQuery(query): InQuery<When>,
+    named: Option<Extension<Named>>,
     headers: HeaderMap,
     body: Body,
 ) -> Reply {
@@ -125,7 +133,7 @@ pub(super) async fn patch(
     let bytes = rest::read(body, bodies::limit(encoding)).await?;
     let (patches, when) = bodies::patches(encoding, &bytes)?;
     let options = options(&headers, when.or(query))?;
-    let ack = state.ingest.patch(&meter, &name, &patches, &options).await?;
+    let ack = state.ingest.drawing(drawn(named)).patch(&meter, &name, &patches, &options).await?;
     let reply = Patched { position: ack.position, patched: ack.rows, duplicate: ack.duplicate };
     done(&reply, &meter, Some(ack.position))
 }

@@ -15,7 +15,7 @@ use super::hits::{Include, payload_record, tail_record};
 use super::load::Need;
 use super::see::{Access, Seen};
 use crate::filter::Filter;
-use crate::search::check_columns;
+use crate::search::{check_columns, check_reply};
 use crate::segment::{Payload, Rows, Vectors};
 
 /// Figures about a collection.
@@ -105,6 +105,9 @@ impl Reader {
             .see(meter, access, |draft| {
                 let read = async move {
                     check_columns(columns, &draft.schema)?;
+                    if include_vector {
+                        check_reply("ids", ids.len(), &draft.manifest.settings)?;
+                    }
                     let hashes: Vec<u64> = ids.iter().map(|id| draft.id.hash_id(id)).collect();
                     let need = Need { now_ms, hashes: &hashes, ..Need::default() };
                     self.load(draft, need).await

@@ -10,7 +10,7 @@ use super::hits::{Include, hits};
 use super::load::{Loaded, Need, ask, first_leaves};
 use super::nearest::{Found, Scene};
 use super::see::View;
-use crate::search::{Asked, Explain, Search, SearchReply, SegmentExplain, calibration, check_columns};
+use crate::search::{Asked, Explain, Search, SearchReply, SegmentExplain, calibration, check_columns, check_reply};
 use crate::segment::{Rows, Want};
 
 /// Vectors of a request that are searched at once.
@@ -29,6 +29,10 @@ impl Reader {
             .see(meter, search.access(), |draft| {
                 let read = async move {
                     check_columns(search.include.as_deref(), &draft.schema)?;
+                    if search.include_vector {
+                        let rows = search.k * search.vectors.len().max(1);
+                        check_reply("k", rows, &draft.manifest.settings)?;
+                    }
                     let hashes: Vec<u64> = search.like.iter().map(|id| draft.id.hash_id(id)).collect();
                     let need = Need {
                         filter: search.filter.as_ref(),

@@ -117,7 +117,7 @@ impl Reader {
                 let (collection, begun) = store.begin(meter, &self.name).await?;
                 let draft = Draft {
                     id: collection.id().clone(),
-                    state: self.inner.state(collection.id()),
+                    state: self.inner.memory.state(collection.id()),
                     manifest: begun.manifest.clone(),
                     schema: Arc::new(begun.manifest.schema.clone()),
                     parts: begun.parts(),
@@ -168,7 +168,7 @@ impl Reader {
     pub(super) fn draft(&self, collection: &Arc<Collection>, snapshot: &Snapshot, meter: &Meter) -> Draft {
         Draft {
             id: collection.id().clone(),
-            state: self.inner.state(collection.id()),
+            state: self.inner.memory.state(collection.id()),
             collection: collection.clone(),
             manifest: snapshot.manifest.clone(),
             schema: Arc::new(snapshot.schema.clone()),
@@ -190,6 +190,7 @@ impl Reader {
         let (version, position) = (snapshot.manifest.version, snapshot.position);
         let tail = state.tail(&id, version, position, &snapshot.schema, &snapshot.rows)?;
         state.trim(version, &snapshot.manifest.segments);
+        self.inner.memory.settle(&id);
         Ok(View {
             id,
             state,

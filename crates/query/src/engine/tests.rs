@@ -4,5 +4,6 @@ mod cold;
 mod edges;
 mod filters;
 pub(crate) mod fixture;
+mod memory;
 mod nearest;
 mod reads;

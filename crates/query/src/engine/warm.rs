@@ -14,7 +14,7 @@ use super::Reader;
 use super::load::{Loaded, Need, ask};
 use super::nearest::{place, tail_row};
 use super::scan::bad_batch;
-use super::see::{Access, View};
+use super::see::{Access, Draft, View};
 use crate::filter::Filter;
 use crate::search::probe::{Held, probe};
 use crate::search::{Place, SCANNED_ROWS, TAIL, calibration};
@@ -49,26 +49,55 @@ pub struct WarmHit {
     place: Place,
 }
 
+/// Whether a collection is in memory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Residency {
+    /// Rows of the state.
+    pub rows: u64,
+    /// The state that was read.
+    pub position: Seq,
+    /// Whether its segments are in memory now. If not, searches read them through the cache, as before.
+    pub resident: bool,
+    /// Bytes of memory that its segments take, or would.
+    pub bytes: u64,
+}
+
+/// What [`Reader::read_all`] came to.
+struct All {
+    loaded: Loaded,
+    resident: bool,
+    bytes: u64,
+}
+
 impl Reader {
-    /// Reads the newest state into memory, every byte checked. Later searches through this engine find its segments there,
-    /// too.
+    /// Reads the segments of the newest state into memory, every byte checked, if [`Options`](crate::Options)`::memory` has
+    /// room for them; collections that were not read for longest make room. Later searches through this engine find them
+    /// there.
+    pub async fn hold(&self, meter: &Meter) -> Result<Residency> {
+        let (view, All { loaded, resident, bytes }) = self.read_all(meter).await?;
+        let gone = self.superseded(meter, &view, &loaded).await?;
+        self.inner.memory.settle(&view.id);
+        let live = loaded.parts.iter().zip(gone.iter()).map(|(p, gone)| {
+            let rows = p.segment.row_count();
+            p.rows.clone().without(rows, gone).count(rows)
+        });
+        let rows = live.sum::<u64>() + view.tail.rows(None, self.now_ms())?.len() as u64;
+        Ok(Residency { rows, position: view.position, resident, bytes })
+    }
+
+    /// [`Reader::hold`], and a handle for searches of just this state. What the handle has stays in memory as long as it
+    /// does.
+    ///
+    /// # Errors
+    /// Invalid when the memory allowed has no room for the collection.
     pub async fn warm(&self, meter: &Meter) -> Result<Warm> {
         let now_ms = self.now_ms();
-        let (view, mut loaded) = self
-            .see(meter, Access::default(), |draft| {
-                let read = async move {
-                    let meter = draft.meter.clone();
-                    let loaded = self.load(draft, Need { now_ms, ..Need::default() }).await?;
-                    for part in &loaded.parts {
-                        if !part.segment.is_held() {
-                            part.segment.hold(self.client(), &meter.fork()).await?;
-                        }
-                    }
-                    Ok(loaded)
-                };
-                read.boxed()
-            })
-            .await?;
+        let (view, All { mut loaded, resident, bytes }) = self.read_all(meter).await?;
+        if !resident {
+            let most = self.inner.memory.most();
+            let message = format!("`{}` takes {bytes} bytes in memory, of {most} allowed", self.name);
+            return Err(Error::invalid("memory", message).with_hint("allow more memory, or search it as it is"));
+        }
         loaded.whole = true;
         let mut ids = Vec::with_capacity(loaded.parts.len());
         for part in &loaded.parts {
@@ -85,6 +114,29 @@ impl Reader {
         let mut warm = Warm { reader: self.clone(), view, codes, all: none, ids, now_ms, loaded };
         warm.all = warm.passing(meter, None).await?;
         Ok(warm)
+    }
+
+    /// The newest state with its segments in memory, if there is room.
+    async fn read_all(&self, meter: &Meter) -> Result<(View, All)> {
+        let now_ms = self.now_ms();
+        let read = |draft: Draft| {
+            let read = async move {
+                let (id, state, meter) = (draft.id.clone(), draft.state.clone(), draft.meter.clone());
+                let loaded = self.load(draft, Need { now_ms, ..Need::default() }).await?;
+                let segments = || loaded.parts.iter().map(|p| &p.segment);
+                let bytes = segments().map(|s| s.bytes_to_hold()).sum();
+                let missing = segments().filter(|s| !s.is_held()).map(|s| s.bytes_to_hold()).sum();
+                let Some(_room) = self.inner.memory.reserve(&id, &state, missing) else {
+                    return Ok(All { loaded, resident: false, bytes });
+                };
+                for segment in segments().filter(|s| !s.is_held()) {
+                    segment.hold(self.client(), &meter.fork()).await?;
+                }
+                Ok(All { loaded, resident: true, bytes })
+            };
+            read.boxed()
+        };
+        self.see(meter, Access::default(), read).await
     }
 }
 

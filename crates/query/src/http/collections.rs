@@ -55,7 +55,7 @@ pub(super) async fn stats(State(service): State<Service>, InPath(collection): In
     asked.json(&stats, Some(stats.position))
 }
 
-/// What a collection in memory is, and what reading it took.
+/// Whether a collection is in memory, and what reading it took.
 #[derive(Debug, Serialize, ToSchema)]
 pub(super) struct Warm {
     #[serde(flatten)]
@@ -64,11 +64,12 @@ pub(super) struct Warm {
     took_ms: f64,
 }
 
-/// Reads a collection into memory: later searches ask the store only for what is new.
+/// Reads a collection into memory if there is room: later searches ask the store only for what is new. Collections that
+/// were not read for longest make room.
 #[utoipa::path(
     post, path = "/v1/collections/{collection}/warm", tag = "collections",
     params(("collection" = String, Path, description = "Its name.")),
-    responses((status = 200, description = "It is in memory.", body = Warm),
+    responses((status = 200, description = "It is in memory, or there is no room.", body = Warm),
         (status = "default", description = "An error.", body = ErrorBody))
 )]
 pub(super) async fn warm(State(service): State<Service>, InPath(collection): InPath<String>) -> Reply {

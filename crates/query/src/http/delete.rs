@@ -2,11 +2,12 @@
 
 use arrow::array::{Array, AsArray};
 use arrow::datatypes::DataType;
-use arrow::ipc::reader::StreamReader;
+use axum::Extension;
 use axum::body::Body;
 use axum::extract::State;
 use bytes::Bytes;
-use esker_format::{Error, Result, Token, limits};
+use esker_format::{Error, Result, Token, ipc, limits};
+use esker_proto::access::Named;
 use esker_proto::rest::{self, Encoding, ErrorBody, InPath, Reply};
 use http::HeaderMap;
 use serde::Deserialize;
@@ -27,6 +28,7 @@ const BODY_BYTES: usize = 2 * limits::BATCH_BYTES;
 #[serde(deny_unknown_fields)]
 pub(super) struct Delete {
     /// At most 10,000. Ids that are not there are no error.
+    #[serde(default, deserialize_with = "rest::some_batch")]
     ids: Option<Vec<String>>,
     /// A SQL condition, or its JSON form. Rows that are written meanwhile are left alone unless they pass, too.
     #[serde(default)]
@@ -54,11 +56,13 @@ struct Line {
 pub(super) async fn delete(
     State(service): State<Service>,
     InPath(collection): InPath<String>,
+    named: Option<Extension<Named>>,
     headers: HeaderMap,
     body: Body,
 ) -> Reply {
     let (asked, name) = (Asked::new(&service), name(collection)?);
-    let token = rest::idempotency_key(&headers)?.map(Token::from_key);
+    let given = rest::idempotency_key(&headers)?.map(Token::from_key);
+    let token = given.or(named.map(|Extension(named)| named.drawn()));
     let encoding = rest::content_type(&headers, &TAKEN)?;
     let body = rest::read(body, BODY_BYTES).await?;
     let doomed = match encoding {
@@ -84,7 +88,9 @@ pub(super) async fn delete(
 
 fn lines(body: &Bytes) -> Result<Vec<String>> {
     let lines = body.split(|b| *b == b'\n').enumerate().filter(|(_, line)| !line.trim_ascii().is_empty());
+    // One more than there may be is enough to be refused.
     lines
+        .take(limits::BATCH_ROWS + 1)
         .map(|(i, line)| {
             rest::parse::<Line>(line).map(|l| l.id).map_err(|e| e.context(format_args!("line {}", i + 1)))
         })
@@ -94,8 +100,7 @@ fn lines(body: &Bytes) -> Result<Vec<String>> {
 fn arrow_ids(body: &Bytes) -> Result<Vec<String>> {
     let wrong = |e| Error::invalid("body", format!("the body is not an Arrow IPC stream: {e}"));
     let mut ids = Vec::new();
-    for batch in StreamReader::try_new(std::io::Cursor::new(body), None).map_err(wrong)? {
-        let batch = batch.map_err(wrong)?;
+    for batch in ipc::read(body, BODY_BYTES as u64)? {
         let column =
             batch.column_by_name("id").ok_or_else(|| Error::invalid("id", "there is no column id"))?;
         if column.null_count() > 0 {

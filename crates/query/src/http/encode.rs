@@ -170,7 +170,8 @@ fn json_lines(batch: &RecordBatch) -> Result<Vec<u8>> {
     Ok(writer.into_inner())
 }
 
-fn csv(batch: &RecordBatch, header: bool) -> Result<Vec<u8>> {
+/// Lines of comma-separated values; `header`: a line of names first. Lists are texts.
+pub fn csv(batch: &RecordBatch, header: bool) -> Result<Vec<u8>> {
     let (mut fields, mut columns) = (Vec::new(), Vec::new());
     for (field, column) in batch.schema().fields().iter().zip(batch.columns()) {
         let flat = match column.data_type().is_nested() {

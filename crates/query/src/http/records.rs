@@ -56,6 +56,7 @@ pub(super) async fn get(
 #[serde(deny_unknown_fields)]
 pub(super) struct GetMany {
     /// At most 10,000.
+    #[serde(deserialize_with = "rest::batch")]
     ids: Vec<String>,
     /// Metadata columns; all if not said.
     include: Option<Vec<String>>,

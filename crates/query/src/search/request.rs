@@ -15,6 +15,12 @@ use crate::segment::FilterPlan;
 
 /// Recall that is aimed at when a search does not say.
 const MIN_RECALL: f32 = 0.98;
+/// Most vectors of a search.
+const VECTORS: usize = 1_000;
+/// Most hits of a search, over all of its vectors.
+const HITS: usize = 10 * limits::K;
+/// Most bytes of the vectors of a reply.
+const VECTOR_BYTES: u64 = 64 << 20;
 
 /// How fresh the state is that a read answers from.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -96,6 +102,15 @@ impl Search {
         if self.vectors.is_empty() == self.like.is_none() {
             return Err(Error::invalid("vector", "give either vectors or the id of a row to search like"));
         }
+        let vectors = self.vectors.len();
+        if vectors > VECTORS {
+            let message = format!("a search has at most {VECTORS} vectors, this one {vectors}");
+            return Err(Error::invalid("vectors", message));
+        }
+        if vectors * self.k > HITS {
+            let message = format!("{vectors} vectors with k = {} may have more than {HITS} hits", self.k);
+            return Err(Error::invalid("k", message).with_hint("ask for fewer at once"));
+        }
         if self.max_distance.is_some_and(f32::is_nan) {
             return Err(Error::invalid("max_distance", "max_distance is not a number"));
         }
@@ -104,6 +119,21 @@ impl Search {
             return Err(Error::invalid("min_recall", message));
         }
         self.access().check()
+    }
+}
+
+/// Refuses replies whose vectors are too much to hold. `field` says how many rows there may be.
+pub(crate) fn check_reply(field: &str, rows: usize, settings: &Settings) -> Result<()> {
+    let most = VECTOR_BYTES / (u64::from(settings.dimension.max(1)) * 4);
+    match rows as u64 > most {
+        false => Ok(()),
+        true => {
+            let message = format!(
+                "vectors of {rows} rows were asked for, and a reply has those of {most} at most in {} dimensions",
+                settings.dimension
+            );
+            Err(Error::invalid(field, message).with_hint("ask for fewer rows at once, or leave out include_vector"))
+        }
     }
 }
 

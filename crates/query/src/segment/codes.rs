@@ -231,6 +231,11 @@ impl Codes {
         Ok(codes)
     }
 
+    /// Bytes of the groups.
+    pub fn bytes(&self) -> u64 {
+        self.spans.iter().map(|(_, groups)| groups.len() as u64).sum()
+    }
+
     /// Leaves that can be scanned, ascending.
     pub fn leaves(&self) -> &[u32] {
         &self.leaves

@@ -213,17 +213,28 @@ impl Segment {
         Ok(places)
     }
 
+    /// Bytes that [`Segment::hold`] keeps.
+    pub fn bytes_to_hold(&self) -> u64 {
+        let vectors: u64 = self.vector_runs().iter().map(|r| r.end - r.start).sum();
+        self.header.facts().file_size + vectors
+    }
+
+    /// Where the vectors of each row group lie.
+    fn vector_runs(&self) -> Vec<Range<u64>> {
+        let address = self.header.rows();
+        let run = |g| {
+            let rows: Range<u32> = address.group_rows(g);
+            address.base[g]..address.vector_range(rows.end.saturating_sub(1)).end
+        };
+        (0..address.base.len()).map(run).collect()
+    }
+
     /// Reads the whole index file and all vectors into memory, checked, so that queries send no requests. The cache is
     /// left out: it would hold everything once more.
     pub async fn hold(&self, client: &Client, meter: &Meter) -> Result<()> {
         let checks = self.read_checks(client, meter).await?;
         let address = self.header.rows();
-        let groups: Vec<Range<u64>> = (0..address.base.len())
-            .map(|g| {
-                let rows = address.group_rows(g);
-                address.base[g]..address.vector_range(rows.end.saturating_sub(1)).end
-            })
-            .collect();
+        let groups = self.vector_runs();
         let index = vec![0..self.header.facts().file_size; 1];
         let codes = self.header.section(Section::Codes).unwrap_or(0..0);
         let check_index = |pieces: &Pieces| self.hold_codes(pieces.bytes(&codes)?);

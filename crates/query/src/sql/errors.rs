@@ -6,6 +6,9 @@ use esker_format::{Error, Kind};
 
 use crate::filter::suggest;
 
+/// Said of a query that needs more memory than there is for it.
+pub(crate) const EXHAUSTED: &str = "the query needs more memory than one query may use";
+
 /// The error that a caller sees. `field` is the part of the request that was being worked on.
 pub(crate) fn from_datafusion(field: &str, error: DataFusionError) -> Error {
     match error {
@@ -47,7 +50,7 @@ pub(crate) fn from_datafusion(field: &str, error: DataFusionError) -> Error {
             }
         }
         DataFusionError::ResourcesExhausted(_) => {
-            Error::invalid(field, "the query needs more memory than one query may use")
+            Error::invalid(field, EXHAUSTED)
                 .with_hint("add a LIMIT, a filter, or select fewer columns")
         }
         DataFusionError::IoError(_) | DataFusionError::ObjectStore(_) => {

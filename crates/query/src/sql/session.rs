@@ -10,7 +10,7 @@ use datafusion::common::config::{ConfigNonZeroUsize, Dialect};
 use datafusion::common::{DFSchema, ScalarValue};
 use datafusion::execution::SessionStateDefaults;
 use datafusion::execution::disk_manager::{DiskManagerBuilder, DiskManagerMode};
-use datafusion::execution::memory_pool::GreedyMemoryPool;
+use datafusion::execution::memory_pool::MemoryPool;
 use datafusion::execution::runtime_env::RuntimeEnvBuilder;
 use datafusion::execution::session_state::{SessionState, SessionStateBuilder};
 use datafusion::logical_expr::planner::{ExprPlanner, PlannerResult, RawBinaryExpr};
@@ -30,6 +30,11 @@ pub(crate) const DIALECT: Dialect = Dialect::Generic;
 const CATALOG: &str = "esker";
 const SCHEMA: &str = "public";
 
+/// Functions that make a long value of a short one, of any length that a number can say, in memory that no pool sees: a
+/// line of text would end the process. As tables, `range` and `generate_series` yield batches and stay.
+const UNBOUNDED: [&str; 7] =
+    ["repeat", "lpad", "rpad", "range", "generate_series", "array_repeat", "array_resize"];
+
 /// A session without tables: parses text and knows the functions. No file formats, no table factories.
 pub(crate) fn base() -> &'static SessionState {
     static BASE: OnceLock<SessionState> = OnceLock::new();
@@ -37,7 +42,7 @@ pub(crate) fn base() -> &'static SessionState {
         let ours = distance::functions();
         let mut functions = SessionStateDefaults::default_scalar_functions();
         // Left in, one of theirs would come back under its own name through an alias, in some sessions.
-        functions.retain(|f| ours.iter().all(|o| o.name() != f.name()));
+        functions.retain(|f| ours.iter().all(|o| o.name() != f.name()) && !UNBOUNDED.contains(&f.name()));
         functions.extend(ours);
         let mut planners: Vec<Arc<dyn ExprPlanner>> = vec![Arc::new(Milliseconds)];
         planners.extend(SessionStateDefaults::default_expr_planners());
@@ -55,10 +60,10 @@ pub(crate) fn base() -> &'static SessionState {
     })
 }
 
-/// A session for one query: these tables, this much memory, no disk.
+/// A session for one query: these tables, memory of this pool, no disk.
 pub(super) fn with_tables(
     tables: Vec<(String, Arc<dyn TableProvider>)>,
-    memory: usize,
+    memory: Arc<dyn MemoryPool>,
 ) -> Result<SessionState> {
     let bad = |e| errors::from_datafusion("query", e);
     let schema = MemorySchemaProvider::new();
@@ -70,7 +75,7 @@ pub(super) fn with_tables(
     let catalogs = MemoryCatalogProviderList::new();
     catalogs.register_catalog(CATALOG.to_owned(), Arc::new(catalog));
     let runtime = RuntimeEnvBuilder::new()
-        .with_memory_pool(Arc::new(GreedyMemoryPool::new(memory)))
+        .with_memory_pool(memory)
         .with_disk_manager_builder(DiskManagerBuilder::default().with_mode(DiskManagerMode::Disabled))
         .build_arc()
         .map_err(bad)?;

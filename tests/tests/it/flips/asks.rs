@@ -296,7 +296,8 @@ pub async fn store() -> World {
     ingest.delete(&meter, &name, &["r4", "r5"], &esker_ingest::WriteOptions::default()).await.unwrap();
     compactor.compact(&meter, &collection, &|_| {}).await.unwrap();
     ingest.upsert(&meter, &name, &[record("r3", 20), record("t0", 21)], None).await.unwrap();
-    let ack = ingest.delete(&meter, &name, &["r2", "t1"], &esker_ingest::WriteOptions::default()).await.unwrap();
+    let ack =
+        ingest.delete(&meter, &name, &["r2", "t1"], &esker_ingest::WriteOptions::default()).await.unwrap();
     body(&world, collection.id(), ack.position + 1);
     world
 }

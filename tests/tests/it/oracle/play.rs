@@ -271,7 +271,8 @@ impl Play {
         let store = if rng.random() { self.store.clone() } else { self.process() };
         let meter = Meter::new();
         let collection = store.collection(&meter, &self.name).await.unwrap();
-        let compactor = Compactor::new(Compaction { threads: 1, seed: rng.random(), ..Compaction::default() });
+        let compactor =
+            Compactor::new(Compaction { threads: 1, seed: rng.random(), ..Compaction::default() });
         let report = compactor.compact(&meter, &collection, &|_| {}).await.unwrap();
         if report.committed {
             self.in_tail = 0;

@@ -76,16 +76,26 @@ impl Process {
         let wrote = |ack: esker_ingest::Ack| format!("{} rows", ack.rows);
         match verb {
             "upsert" => self.ingest.upsert(meter, name, &records(body), None).await.map(wrote),
-            "delete" => self.ingest.delete(meter, name, &json::<Vec<String>>(body), &WriteOptions::default()).await.map(wrote),
+            "delete" => self
+                .ingest
+                .delete(meter, name, &json::<Vec<String>>(body), &WriteOptions::default())
+                .await
+                .map(wrote),
             "avro-delete" => {
                 let (records, mut data) = (records(body), Vec::new());
                 records.iter().for_each(|r| r.encode(&mut data));
                 let block = Block { rows: records.len() as u64, data: data.into() };
-                self.ingest.blocks(meter, name, Op::Delete, &[block], &WriteOptions::default()).await.map(wrote)
+                self.ingest
+                    .blocks(meter, name, Op::Delete, &[block], &WriteOptions::default())
+                    .await
+                    .map(wrote)
             }
             "avro-file" => {
                 let file = container(body).into();
-                self.ingest.write(meter, name, Op::Upsert, Body::Container(file), &WriteOptions::default()).await.map(wrote)
+                self.ingest
+                    .write(meter, name, Op::Upsert, Body::Container(file), &WriteOptions::default())
+                    .await
+                    .map(wrote)
             }
             "import" => self.import(name, body).await,
             "search" => {

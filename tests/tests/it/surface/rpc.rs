@@ -116,7 +116,10 @@ impl Client {
             }
             "warm" => {
                 let reply = self.query.warm(v1::WarmRequest { collection }).await?.into_inner();
-                Ok(json!({"rows": reply.rows, "position": reply.position, "io": io(reply.io)}))
+                let v1::WarmReply { rows, position, resident, bytes, .. } = reply;
+                Ok(json!({
+                    "rows": rows, "position": position, "io": io(reply.io), "resident": resident, "bytes": bytes,
+                }))
             }
             "delete" => {
                 let request = v1::DeleteByFilterRequest { collection, filter: filter(&body["filter"]) };

@@ -27,7 +27,7 @@ pub(crate) struct World {
     pub settings: Settings,
     /// Every row that lives, expired ones included.
     pub rows: BTreeMap<String, Record>,
-    ingest: Ingest,
+    pub ingest: Ingest,
     random: SplitMix,
     centres: Vec<Vec<f32>>,
 }
@@ -123,8 +123,12 @@ impl World {
     }
 
     pub fn cold_with(&self, options: Options) -> Reader {
-        let store = Arc::new(Store::new(client(&self.objects)));
-        Engine::new(store, options).collection(&self.name)
+        self.engine_with(options).collection(&self.name)
+    }
+
+    /// An engine that knows nothing yet.
+    pub fn engine_with(&self, options: Options) -> Engine {
+        Engine::new(Arc::new(Store::new(client(&self.objects))), options)
     }
 
     /// A reader for which every segment is too large to be read whole. Takes the codes out of `head`, where those of

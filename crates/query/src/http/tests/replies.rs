@@ -86,7 +86,9 @@ async fn collections_are_listed_and_described() {
     let stats = app.get("/v1/collections/docs/stats").await.json();
     assert_eq!((&stats["segment_rows"], &stats["tail_entries"]), (&json!(2), &json!(1)));
     let warm = app.post("/v1/collections/docs/warm", json!({})).await;
-    assert_eq!(settled(warm.json()), json!({"rows": 4, "position": 2}));
+    let mut warm = settled(warm.json());
+    assert!(warm["bytes"].take().as_u64().unwrap() > 1000);
+    assert_eq!(warm, json!({"rows": 4, "position": 2, "resident": true, "bytes": null}));
 }
 
 #[tokio::test]

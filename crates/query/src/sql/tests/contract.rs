@@ -122,3 +122,26 @@ async fn memory_is_bounded() {
     let error = query(tables(), text, &[], Options { memory: 100_000 }).await.unwrap_err();
     assert!(error.hint().is_some_and(|h| h.contains("LIMIT")), "{error}");
 }
+
+/// A line of text must not set aside what no pool counts.
+#[tokio::test]
+async fn functions_of_unbounded_length_are_not_there() {
+    for text in [
+        "SELECT range(0, 100000000000)",
+        "SELECT generate_series(0, 100000000000)",
+        "SELECT repeat('x', 2000000000)",
+        "SELECT lpad('x', 2000000000)",
+        "SELECT rpad('x', 2000000000)",
+        "SELECT array_repeat(1, 100000000000)",
+        "SELECT list_repeat(1, 100000000000)",
+        "SELECT array_resize([1], 100000000000)",
+        "SELECT list_resize([1], 100000000000)",
+    ] {
+        let error = query(tables(), text, &[], Options::default()).await.unwrap_err();
+        assert_eq!(error.kind(), Kind::Invalid, "{text}: {error}");
+        assert!(error.to_string().contains("nvalid function"), "{text}: {error}");
+    }
+    // As a table it is read in batches.
+    let text = "SELECT count(*) FROM generate_series(1, 100000)";
+    assert_eq!(query(tables(), text, &[], Options { memory: 100_000 }).await.unwrap().stats.rows, 1);
+}

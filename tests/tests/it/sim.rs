@@ -1,0 +1,55 @@
+//! The simulator: the same seed is the same history, seeds hold every invariant, and what is broken on purpose is found.
+
+use esker_tests::sim::{Settings, Weakening, regression_seeds, run};
+
+fn plays(seed: u64) -> esker_tests::sim::Report {
+    run(seed, &Settings::default()).unwrap_or_else(|failure| panic!("{failure}"))
+}
+
+#[test]
+fn a_seed_is_a_history() {
+    for seed in [3, 17, 40] {
+        let first = plays(seed);
+        assert_eq!(first, plays(seed), "seed {seed} was played twice");
+        assert_ne!(first.hash, plays(seed + 1).hash);
+    }
+}
+
+#[test]
+fn seeds_that_found_something_once_hold() {
+    regression_seeds().into_iter().for_each(|seed| drop(plays(seed)));
+}
+
+#[test]
+fn seeds_hold() {
+    let mut total = esker_tests::sim::Report::default();
+    (0..40).for_each(|seed| total.add(&plays(seed)));
+    let least =
+        total.acknowledged > 1_000 && total.reads > 1_500 && total.folds > 100 && total.collected > 200;
+    assert!(least && total.crashed > 50 && total.frozen > 50, "{total}");
+}
+
+/// Each is found by one of this many seeds, from 0 on.
+const WITHIN: &[(Weakening, u64)] = &[
+    (Weakening::CreateReplaces, 20),
+    (Weakening::TwoWinners, 20),
+    (Weakening::LostPut, 20),
+    (Weakening::StaleList, 20),
+    (Weakening::BlindReader, 20),
+    (Weakening::BlindWriter, 20),
+    (Weakening::DeleteBeforeFloor, 20),
+    (Weakening::PinsUnseen, 20),
+    (Weakening::SlotUnseen, 20),
+    (Weakening::NoIfMatch, 20),
+    (Weakening::NoGrace, 20),
+];
+
+#[test]
+fn what_is_broken_on_purpose_is_found() {
+    assert_eq!(WITHIN.len(), Weakening::ALL.len());
+    for (weakening, within) in WITHIN {
+        let settings = Settings { weakening: Some(*weakening), ..Settings::default() };
+        let found = (0..*within).find_map(|seed| run(seed, &settings).err());
+        assert!(found.is_some(), "{weakening:?} goes unnoticed for {within} seeds");
+    }
+}
