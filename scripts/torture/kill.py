@@ -180,7 +180,8 @@ def compactions(esker, server, pick, args):
 
 def collections(esker, server, pick, args):
     """`esker gc --run` of a collection each, all at once for the sake of the minute they wait."""
-    names = [f"gc-{n}" for n in range(args.rounds)]
+    # Some more than wanted: a kill may come too late.
+    names = [f"gc-{n}" for n in range(args.rounds + args.rounds // 5)]
     writings = [Writing(server, name, args.seed, clients=2, pause=0.2) for name in names]
     for _ in range(3):
         time.sleep(5)
@@ -219,6 +220,8 @@ def collections(esker, server, pick, args):
     for thread in list(strikes.threads):
         thread.join()
     strikes.check()
+    if rounds.met < args.rounds:
+        raise Wrong(f"only {rounds.met} kills met a collection at work")
     for writing in writings:
         writing.threads.join()
     # The next collection, and one more for what the writers left.

@@ -12,6 +12,7 @@ use esker_format::manifest::{Manifest, Recent, RegisterEntry, Segment};
 use esker_format::pin::Lease;
 use esker_format::wal::{self, Entry};
 use esker_format::{CollectionId, Seq, SetHash, Token, limits};
+use object_store::path::Path;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
@@ -20,6 +21,9 @@ pub mod segment;
 
 use ledger::{Fate, Ledger, Row, TEXT};
 use segment::Rows;
+
+/// A pin holds this much longer than its lease says.
+const PIN_MARGIN_MS: u64 = 10 * 60 * 1000;
 
 /// Entry and row: the order of the versions of a record.
 pub type At = (Seq, u32);
@@ -149,13 +153,17 @@ impl Stored<'_> {
         first.unwrap_or_else(|| panic!("INV-3: {key} never was"))
     }
 
-    /// Versions with a lease that was not released.
+    /// Versions with a lease that was not released and is not over.
     fn pinned(&self) -> BTreeSet<u64> {
         let pins = self.world.keys(&self.keys.pins_prefix());
+        let now_ms = self.world.now_ms();
         let version = |key: String| match Key::parse(&key) {
             Ok(Key::Of(_, Part::Pin(version, _))) => {
                 let lease = Lease::decode(&key, &self.body(&key)).unwrap_or_else(|e| panic!("{e}"));
-                (!lease.released).then_some(version)
+                let object = self.world.object(&Path::from(key.as_str()));
+                let modified_ms = object.map_or(i64::MAX, |o| o.meta.last_modified.timestamp_millis());
+                let ends_ms = modified_ms.saturating_add_unsigned(lease.ttl_ms + PIN_MARGIN_MS);
+                (!lease.released && now_ms < ends_ms).then_some(version)
             }
             other => panic!("{key}: {other:?}"),
         };

@@ -276,6 +276,14 @@ impl World {
         }
     }
 
+    /// What a logical clock says, in milliseconds since the epoch; the epoch in a world that has none.
+    pub fn now_ms(&self) -> i64 {
+        match self.state().now {
+            Now::Logical(now) => i64::try_from(now.as_millis()).unwrap_or(i64::MAX),
+            Now::Wall => 0,
+        }
+    }
+
     /// Moves a logical clock forwards.
     pub fn advance(&self, by: Duration) {
         if let Now::Logical(now) = &mut self.state().now {

@@ -109,6 +109,7 @@ impl Server {
             service: service(&store, settings),
             compactor: compactor(settings),
             compacting: tokio::sync::Mutex::new(()),
+            asked: Semaphore::new(routes::COMPACTIONS),
             shell: shell.clone(),
             ready: tokio::sync::Mutex::new(None),
             document: Mutex::default(),

@@ -7,7 +7,6 @@
 //! [`Shortlist`] for the best of them and [`Exact`] for their true distances.
 
 mod bits;
-mod calibrate;
 mod centroids;
 mod check;
 mod cluster;
@@ -22,7 +21,6 @@ mod sums;
 mod topk;
 
 pub use bits::{Bitset, lanes};
-pub use calibrate::{Calibration, HeldOut, RECALLS, calibrate};
 pub use centroids::{Centroids, centroid_bytes, pick_bits};
 pub use check::check16;
 pub use cluster::{Clustering, Leaves, Moments, arrange, cluster, cluster_work, leaf_target};
@@ -36,6 +34,9 @@ pub use rotation::Rotation;
 pub use scan::{Bound, CodeQuery, Codes, LeafTerm, Run};
 pub use seed::SplitMix;
 pub use topk::{Shortlist, TopK};
+
+/// The recalls that a segment stores limits of probing for.
+pub const RECALLS: [f32; 4] = [0.9, 0.95, 0.98, 0.99];
 
 #[cfg(test)]
 mod tests;

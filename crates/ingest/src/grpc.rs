@@ -180,7 +180,10 @@ impl Service {
                     .collect::<Result<Vec<Record>>>()?,
             ),
         };
-        self.ingest.drawing(call.drawn()).write(meter, &name, Op::Upsert, body, &WriteOptions { token, condition }).await
+        self.ingest
+            .drawing(call.drawn())
+            .write(meter, &name, Op::Upsert, body, &WriteOptions { token, condition })
+            .await
     }
 
     async fn patch_batch(&self, meter: &Meter, call: &Call, message: v1::PatchRequest) -> Result<Ack> {
@@ -190,7 +193,10 @@ impl Service {
         let condition = condition(false, message.if_version)?;
         let patches = (0..).zip(message.records).map(|(i, p)| patch(&format!("records[{i}]"), p));
         let patches: Vec<Patch> = patches.collect::<Result<_>>()?;
-        self.ingest.drawing(call.drawn()).patch(meter, &name, &patches, &WriteOptions { token, condition }).await
+        self.ingest
+            .drawing(call.drawn())
+            .patch(meter, &name, &patches, &WriteOptions { token, condition })
+            .await
     }
 
     async fn delete_batch(&self, meter: &Meter, call: &Call, message: v1::DeleteRequest) -> Result<Ack> {

@@ -15,7 +15,7 @@ mod run;
 pub(crate) mod sample;
 
 pub use detect::{Format, collection_name};
-pub use file::{Inspected, inspect};
+pub use file::{Inspected, inspect, inspect_within};
 pub use infer::{Inference, Overrides};
 pub use plan::Plan;
 pub use run::{Progress, Report, run};

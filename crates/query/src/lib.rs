@@ -17,8 +17,8 @@ mod table;
 mod tail;
 
 pub use engine::{
-    Access, Cursor, Engine, Got, Options, Page, PageRequest, Reader, Residency, ScanRequest, Scanned, Seen, Stats, Warm,
-    WarmFilter, WarmHit, table_schema,
+    Access, Cursor, Engine, Got, Options, Page, PageRequest, Reader, Residency, ScanRequest, Scanned, Seen,
+    Stats, Warm, WarmFilter, WarmHit, table_schema,
 };
 pub use filter::Filter;
 pub use search::{Consistency, Explain, Hit, Search, SearchReply, SegmentExplain};

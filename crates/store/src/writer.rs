@@ -35,8 +35,11 @@ const STALE: Duration = Duration::from_secs(60);
 const GROUP_BYTES: usize = limits::BATCH_BYTES;
 /// Upper bound of the first wait after a slot was lost or stayed absent.
 const FIRST_WAIT: Duration = Duration::from_millis(10);
-/// Greatest upper bound of such a wait.
+/// Greatest upper bound of a wait for a slot that stays absent: the store is in trouble.
 const MOST_WAIT: Duration = Duration::from_secs(1);
+/// Greatest upper bound of the wait after a lost slot, a commit or two long: who waits longer than those who win is
+/// never in time, and starves.
+const MOST_RIVAL_WAIT: Duration = Duration::from_millis(100);
 /// When to try again where compactions have to make room, about as long as one takes.
 const ROOM_AFTER: Duration = Duration::from_secs(5);
 /// When to try again where other writers were faster.
@@ -218,12 +221,12 @@ impl Collection {
                         return group.evaluate_again();
                     }
                     if group.losses > 1 {
-                        self.back_off(group).await;
+                        self.back_off(group, MOST_RIVAL_WAIT).await;
                         self.refresh(meter).await?;
                     }
                 }
                 // A put that timed out may still land here: the same slot, never the next.
-                Outcome::SameAgain => self.back_off(group).await,
+                Outcome::SameAgain => self.back_off(group, MOST_WAIT).await,
                 Outcome::Unknown => {
                     // Folded and collected long ago, or put under a name that was: the manifest may still know.
                     group.acknowledge_folded(&newest);
@@ -376,9 +379,9 @@ impl Collection {
         newest
     }
 
-    async fn back_off(&self, group: &mut Group) {
+    async fn back_off(&self, group: &mut Group, most: Duration) {
         let seams = self.client().seams();
-        seams.clock.sleep(seams.jitter(group.wait)).await;
+        seams.clock.sleep(seams.jitter(group.wait.min(most))).await;
         group.wait = MOST_WAIT.min(group.wait * 2);
     }
 }

@@ -61,8 +61,13 @@ fn a_key_reaches_what_it_may() {
 #[test]
 fn a_write_is_named_by_its_client_or_its_server() {
     let mut request = Request::new(());
-    request.extensions_mut().insert(Token(7));
-    assert_eq!(Call::split(request).0.token("").unwrap(), Some(Token(7)));
+    let named = Named::new(Token(7));
+    request.extensions_mut().insert(named.clone());
+    let call = Call::split(request).0;
+    assert_eq!((call.token("").unwrap(), call.drawn(), named.token()), (None, Some(Token(7)), Token(7)));
+    assert_eq!(call.token("mine").unwrap(), Some(Token::from_key("mine")));
+    assert_eq!(named.token(), Token::from_key("mine"));
+    assert_eq!(call.unnamed().drawn(), None);
     let mut request = Request::new(());
     request.metadata_mut().insert("idempotency-key", "order 7".parse().unwrap());
     let call = Call::split(request).0;

@@ -104,7 +104,8 @@ impl<'de, T: Deserialize<'de>> Visitor<'de> for Batch<T> {
         let mut list = Vec::new();
         while let Some(item) = seq.next_element()? {
             if list.len() == limits::BATCH_ROWS {
-                let message = format!("the list has more than {} items, which is the limit", limits::BATCH_ROWS);
+                let message =
+                    format!("the list has more than {} items, which is the limit", limits::BATCH_ROWS);
                 return Err(serde::de::Error::custom(message));
             }
             list.push(item);

@@ -4,7 +4,7 @@ use super::clients::begin;
 use super::env::Env;
 use super::history::{Ask, Outcome};
 use super::process::{Process, Role, open};
-use super::store::{SimStore, Weakening};
+use super::store::SimStore;
 use crate::truth::ledger::TEXT;
 use esker_compactor::{CollectOptions, Collector, Compactor, Options};
 use esker_format::schema::{Column, ColumnType, Metric, Schema, Settings, VectorType};
@@ -68,8 +68,7 @@ pub async fn compact(process: &Process) {
 
 pub async fn collect(process: &Process) {
     let (env, store) = (&process.env, process.store());
-    let grace = if env.settings.weakening == Some(Weakening::NoGrace) { Duration::ZERO } else { GRACE };
-    let collector = Collector::new(CollectOptions { retain: env.knobs.retain, grace });
+    let collector = Collector::new(CollectOptions { retain: env.knobs.retain, grace: GRACE });
     while process.seat.step() {
         process.think().await;
         let done = async {

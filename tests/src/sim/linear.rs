@@ -8,6 +8,8 @@ use std::collections::{BTreeSet, HashSet};
 
 /// States that are looked at before the search gives up.
 const MOST: usize = 400_000;
+/// Operations that a failure shows.
+const SHOWN: usize = 3;
 
 /// What an operation does to the register, or says of it.
 #[derive(Clone, Debug)]
@@ -34,16 +36,17 @@ struct Step {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Verdict {
     Linearisable,
-    /// These operations, with those before them, fit no order.
-    Broken(Vec<usize>),
+    /// What the register holds where the search came furthest, and what cannot be next.
+    Broken(String),
     /// The search was given up.
     Undecided,
 }
 
-/// Checks each id of a history.
-pub fn check(history: &History) -> Vec<(String, Verdict)> {
+/// Checks each id of a history. `twice` says of an operation that it was also put into a collection that was dropped: it
+/// may have taken effect there before, whatever its client was told of the one that has the name now.
+pub fn check(history: &History, twice: &dyn Fn(usize) -> bool) -> Vec<(String, Verdict)> {
     let ids: BTreeSet<&String> = history.ops.iter().flat_map(|op| touched(op)).collect();
-    ids.into_iter().map(|id| (id.clone(), check_id(history, id))).collect()
+    ids.into_iter().map(|id| (id.clone(), check_id(history, id, twice))).collect()
 }
 
 fn touched(op: &Op) -> Vec<&String> {
@@ -54,10 +57,18 @@ fn touched(op: &Op) -> Vec<&String> {
     }
 }
 
-fn check_id(history: &History, id: &str) -> Verdict {
-    let steps: Vec<Step> =
+fn check_id(history: &History, id: &str, twice: &dyn Fn(usize) -> bool) -> Verdict {
+    let mut steps: Vec<Step> =
         history.ops.iter().enumerate().filter_map(|(number, op)| step(number, op, id)).collect();
-    search(&steps)
+    for (number, op) in history.ops.iter().enumerate().filter(|(number, _)| twice(*number)) {
+        steps.extend(step(number, &Op { outcome: Outcome::Unknown, ..op.clone() }, id));
+    }
+    // A write of unknown outcome that nobody saw need not have happened: most histories have an order without it.
+    let seen: Vec<Step> = steps.iter().filter(|s| !s.optional || s.is_seen(&steps)).cloned().collect();
+    match search(&seen) {
+        Verdict::Linearisable => Verdict::Linearisable,
+        _ => search(&steps),
+    }
 }
 
 /// What an operation means to one id, if anything.
@@ -91,6 +102,24 @@ fn step(number: usize, op: &Op, id: &str) -> Option<Step> {
 }
 
 impl Step {
+    /// Whether it leaves the register as it is.
+    fn looks(&self) -> bool {
+        !matches!(self.effect, Effect::Change(..))
+    }
+
+    /// Whether something that was written was seen, or may be needed, by another.
+    fn is_seen(&self, all: &[Step]) -> bool {
+        let Effect::Change(Change::Put(Cell { version: own, vector: [number, _], .. }), _) = &self.effect
+        else {
+            return true;
+        };
+        all.iter().any(|step| match &step.effect {
+            Effect::Saw(cell) => cell.as_ref().is_some_and(|c| c.version == *own || c.vector[0] == *number),
+            Effect::SawVersion(version) => *version == Some(*own),
+            Effect::Change(_, condition) => *condition == If::Version(*own),
+        })
+    }
+
     /// What the register may hold after it; `None` if it cannot be next.
     fn apply(&self, state: Option<&Cell>) -> Option<Option<Cell>> {
         let expires = state.and_then(|c| c.expires);
@@ -126,19 +155,23 @@ fn search(steps: &[Step]) -> Verdict {
     let start: State = (vec![0; steps.len().div_ceil(64)], None);
     let mut seen: HashSet<State> = HashSet::from([start.clone()]);
     let mut open: Vec<(State, usize)> = vec![(start, 0)];
-    let mut furthest: (usize, Vec<u64>) = (0, vec![0; steps.len().div_ceil(64)]);
+    let mut furthest = (0, vec![0; steps.len().div_ceil(64)], None);
     while let Some(((done, register), count)) = open.pop() {
         if count == due {
             return Verdict::Linearisable;
         }
         if count > furthest.0 {
-            furthest = (count, done.clone());
+            furthest = (count, done.clone(), register.clone());
         }
         let is_done = |i: usize| done[i / 64] & (1 << (i % 64)) != 0;
         let first_answer = (0..steps.len()).filter(|i| !is_done(*i)).map(|i| steps[i].to).min();
+        let may = |i: usize| !is_done(i) && Some(steps[i].from) <= first_answer;
+        // A look that fits changes nothing: there is no better time for it.
+        let fits = |i: usize| may(i) && steps[i].looks() && steps[i].apply(register.as_ref()).is_some();
+        let look = (0..steps.len()).find(|i| fits(*i));
         // The last pushed is tried first.
-        for &i in order.iter().rev() {
-            if is_done(i) || Some(steps[i].from) > first_answer {
+        for &i in order.iter().rev().filter(|i| look.is_none_or(|look| look == **i)) {
+            if !may(i) {
                 continue;
             }
             let Some(register) = steps[i].apply(register.as_ref()) else { continue };
@@ -153,13 +186,13 @@ fn search(steps: &[Step]) -> Verdict {
             }
         }
     }
-    let left = steps
-        .iter()
-        .enumerate()
-        .filter(|(i, s)| furthest.1[i / 64] & (1 << (i % 64)) == 0 && (!s.optional || s.from < u64::MAX));
-    let mut left: Vec<&Step> = left.map(|(_, s)| s).filter(|s| !s.optional).collect();
+    let is_left = |i: usize| furthest.1[i / 64] & (1 << (i % 64)) == 0;
+    let mut left: Vec<&Step> =
+        steps.iter().enumerate().filter(|(i, _)| is_left(*i)).map(|(_, s)| s).collect();
+    left.retain(|s| !s.optional);
     left.sort_by_key(|s| s.to);
-    Verdict::Broken(left.into_iter().map(|s| s.op).take(4).collect())
+    let shown = left.iter().take(SHOWN).map(|s| format!("#{} {:?}", s.op, s.effect));
+    Verdict::Broken(format!("{:?}, then {}", furthest.2, shown.collect::<Vec<_>>().join(", ")))
 }
 
 #[cfg(test)]

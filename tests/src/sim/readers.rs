@@ -32,7 +32,7 @@ pub async fn read(process: &Process) {
     let engine = || Engine::new(process.store(), Options::default());
     let mut reader = Reader { process, engine: engine(), versions: Vec::new(), pin: None, position: 0 };
     // One keeps what it has learnt, one often starts with nothing, one looks back.
-    let forgetful = process.seat.number % 3 == 0;
+    let forgetful = process.seat.number.is_multiple_of(3);
     while process.seat.step() {
         process.think().await;
         if forgetful && process.draw(|rng| rng.random()) {

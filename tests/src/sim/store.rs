@@ -41,15 +41,11 @@ pub enum Weakening {
     PinsUnseen,
     /// A reader is sometimes told that a slot is empty which is not.
     SlotUnseen,
-    /// A reader takes whatever it finds in a slot that it saw listed.
-    NoIfMatch,
-    /// Collectors delete as soon as their floor is committed.
-    NoGrace,
 }
 
 impl Weakening {
     /// All of them.
-    pub const ALL: [Weakening; 11] = [
+    pub const ALL: [Weakening; 9] = [
         Weakening::CreateReplaces,
         Weakening::TwoWinners,
         Weakening::LostPut,
@@ -59,8 +55,6 @@ impl Weakening {
         Weakening::DeleteBeforeFloor,
         Weakening::PinsUnseen,
         Weakening::SlotUnseen,
-        Weakening::NoIfMatch,
-        Weakening::NoGrace,
     ];
 }
 
@@ -73,7 +67,7 @@ struct Way {
     faults: FaultStore,
     who: String,
     role: Role,
-    /// The newest version that `head` told the process.
+    /// The newest version that `head` or a listing told the process.
     told: AtomicU64,
     /// Whose store it is; of nobody's, nothing fails.
     seat: Option<Arc<Seat>>,
@@ -229,16 +223,13 @@ impl ObjectStore for SimStore {
         self.call("UPLOAD", at.as_ref(), self.0.faults.put_multipart_opts(at, options)).await
     }
 
-    async fn get_opts(&self, at: &Path, mut options: GetOptions) -> Result<GetResult> {
+    async fn get_opts(&self, at: &Path, options: GetOptions) -> Result<GetResult> {
         let key = at.as_ref();
         if key.ends_with("/head") {
             self.tell(key);
         }
         if self.is_hidden(key) {
             return self.call("do not see", key, async { Err(absent(at)) }).await;
-        }
-        if self.weak(Weakening::NoIfMatch, &[Role::Reader]) {
-            options.if_match = None;
         }
         if key.contains("/wal/") && self.weak(Weakening::SlotUnseen, &[Role::Reader]) {
             let get = async {
@@ -294,6 +285,10 @@ impl PaginatedListStore for SimStore {
         let page = self.call("LIST", key, self.0.faults.list_paginated(prefix, options));
         let mut page = page.await?;
         let objects = &mut page.result.objects;
+        let listed = objects.first().map(|o| Key::parse(o.location.as_ref()));
+        if let Some(Ok(Key::Of(_, Part::Manifest(version)))) = listed {
+            self.0.told.fetch_max(version, Ordering::Relaxed);
+        }
         let miss = key.contains("/wal/")
             && self.weak(Weakening::StaleList, &[Role::Reader])
             && self.0.env.draw(|rng| rng.random_ratio(1, 3));

@@ -105,8 +105,8 @@ pub async fn import(
         Some(c) => Overrides { existing: Some(c.manifest(meter).await?.settings.clone()), ..overrides },
         None => overrides,
     };
-    let path = file.to_owned();
-    let inspected = tokio::task::spawn_blocking(move || file::inspect(&path, &overrides))
+    let (path, memory) = (file.to_owned(), resources.memory);
+    let inspected = tokio::task::spawn_blocking(move || file::inspect_within(&path, &overrides, memory))
         .await
         .map_err(|e| Error::invalid("file", "the file is damaged: its decoder panicked").with_source(e))??;
     inspected.inference.notes.iter().for_each(|note| say(note));

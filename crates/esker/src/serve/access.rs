@@ -18,12 +18,12 @@ pub enum Reach {
     Store,
 }
 
-/// How a request's body and deadline are treated.
+/// How a request's body comes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Shape {
-    /// One message in, answered within the deadline.
+    /// One message, read before it is worked on.
     One,
-    /// A stream of messages in or out, as long as it gets on.
+    /// A stream of messages.
     Stream,
 }
 
@@ -100,11 +100,11 @@ pub const RPCS: &[Rule] = {
         rpc("/esker.v1.Query/Stats", Read, Message, One),
         rpc("/esker.v1.Query/Get", Read, Message, One),
         rpc("/esker.v1.Query/GetMany", Read, Message, One),
-        rpc("/esker.v1.Query/Scan", Read, Message, Stream),
+        rpc("/esker.v1.Query/Scan", Read, Message, One),
         rpc("/esker.v1.Query/Count", Read, Message, One),
         rpc("/esker.v1.Query/Search", Read, Message, One),
-        rpc("/esker.v1.Query/SearchStream", Read, Message, Stream),
-        rpc("/esker.v1.Query/Sql", Read, Store, Stream),
+        rpc("/esker.v1.Query/SearchStream", Read, Message, One),
+        rpc("/esker.v1.Query/Sql", Read, Store, One),
         rpc("/esker.v1.Query/Warm", Read, Message, One),
         rpc("/esker.v1.Query/DeleteByFilter", Write, Message, One),
         rpc("/esker.v1.Admin/Compact", Write, Message, One),

@@ -9,7 +9,8 @@ use axum::response::Response;
 use esker_format::{Error, Result};
 use http::header::{
     ACCESS_CONTROL_ALLOW_HEADERS, ACCESS_CONTROL_ALLOW_METHODS, ACCESS_CONTROL_ALLOW_ORIGIN,
-    ACCESS_CONTROL_EXPOSE_HEADERS, ACCESS_CONTROL_MAX_AGE, ACCESS_CONTROL_REQUEST_METHOD, HeaderValue, ORIGIN, VARY,
+    ACCESS_CONTROL_EXPOSE_HEADERS, ACCESS_CONTROL_MAX_AGE, ACCESS_CONTROL_REQUEST_METHOD, HeaderValue,
+    ORIGIN, VARY,
 };
 use http::{HeaderMap, Method, StatusCode};
 
@@ -37,8 +38,9 @@ impl Origins {
             let plain = |c: char| c.is_ascii_digit() || c.is_ascii_lowercase() || "-._:[]".contains(c);
             if origin != "*" && !rest.is_some_and(|rest| !rest.is_empty() && rest.chars().all(plain)) {
                 let message = format!("`{}` is not an origin", origin.escape_debug());
-                return Err(Error::invalid("--cors-origin", message)
-                    .with_hint("write it as browsers do: https://app.example or http://localhost:3000; or *"));
+                return Err(Error::invalid("--cors-origin", message).with_hint(
+                    "write it as browsers do: https://app.example or http://localhost:3000; or *",
+                ));
             }
         }
         Ok((!origins.is_empty()).then(|| Arc::new(Origins(origins.to_vec()))))
@@ -57,8 +59,8 @@ impl Origins {
 /// Answers preflights, which carry no key, and marks the replies to allowed origins.
 pub async fn answer(State(origins): State<Arc<Origins>>, request: Request, next: Next) -> Response {
     let allowed = origins.allowed(request.headers());
-    let preflight = request.method() == Method::OPTIONS
-        && request.headers().contains_key(ACCESS_CONTROL_REQUEST_METHOD);
+    let preflight =
+        request.method() == Method::OPTIONS && request.headers().contains_key(ACCESS_CONTROL_REQUEST_METHOD);
     let mut reply = match &allowed {
         Some(_) if preflight => {
             let mut reply = Response::new(axum::body::Body::empty());

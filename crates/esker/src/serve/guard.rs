@@ -35,7 +35,8 @@ const TIMEOUT: HeaderName = HeaderName::from_static("x-esker-timeout-ms");
 /// The same of gRPC.
 const GRPC_TIMEOUT: HeaderName = HeaderName::from_static("grpc-timeout");
 /// The RPCs that write records: their clients may name them.
-const NAMED_RPCS: [&str; 3] = ["/esker.v1.Ingest/Upsert", "/esker.v1.Ingest/Patch", "/esker.v1.Ingest/Delete"];
+const NAMED_RPCS: [&str; 3] =
+    ["/esker.v1.Ingest/Upsert", "/esker.v1.Ingest/Patch", "/esker.v1.Ingest/Delete"];
 /// Longest request id that is taken over from a client.
 const ID_BYTES: usize = 128;
 /// Memory set aside for a stream of messages, which come one at a time.

@@ -29,6 +29,9 @@ const READY: Duration = Duration::from_secs(1);
 /// An answer about readiness is good for this long: nobody needs a key to ask.
 const READY_KEPT: Duration = Duration::from_secs(1);
 
+/// Compactions by request that may wait or run.
+pub const COMPACTIONS: usize = 8;
+
 /// What these routes work on.
 pub struct Own {
     /// The store.
@@ -39,6 +42,8 @@ pub struct Own {
     pub compactor: Compactor,
     /// Compactions by request and in the background, one at a time.
     pub compacting: tokio::sync::Mutex<()>,
+    /// Compactions by request that wait or run.
+    pub asked: tokio::sync::Semaphore,
     /// The shell.
     pub shell: Arc<Shell>,
     /// The last answer about readiness.
@@ -175,7 +180,15 @@ async fn compact(State(own): State<Arc<Own>>, Path(name): Path<String>) -> Resul
 
 impl Own {
     /// Compacts a collection, after those that are being compacted.
+    ///
+    /// # Errors
+    /// Busy when as many wait as may: each of them holds a place among the requests.
     pub async fn compact(&self, name: &Name) -> Result<(Report, Io), Error> {
+        let Ok(_asked) = self.asked.try_acquire() else {
+            return Err(Error::new(Kind::Busy, "other compactions that were asked for are waiting")
+                .with_retry_after(READY)
+                .with_hint("collections are compacted in the background, too"));
+        };
         let _one = self.compacting.lock().await;
         let meter = Meter::new();
         let collection = self.store.collection(&meter, name).await?;

@@ -41,7 +41,13 @@ pub struct Settings {
     #[arg(long, env = "ESKER_TLS_KEY", hide_env_values = true, value_name = "FILE", requires = "tls_cert")]
     pub tls_key: Option<PathBuf>,
     /// Let pages of this origin call from a browser, https://app.example; * for all. May be given several times
-    #[arg(long, env = "ESKER_CORS_ORIGIN", hide_env_values = true, value_name = "ORIGIN", value_delimiter = ',')]
+    #[arg(
+        long,
+        env = "ESKER_CORS_ORIGIN",
+        hide_env_values = true,
+        value_name = "ORIGIN",
+        value_delimiter = ','
+    )]
     pub cors_origin: Vec<String>,
     /// Most connections at once, both ports together
     #[arg(

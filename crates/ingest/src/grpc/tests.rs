@@ -2,7 +2,7 @@ use std::collections::BTreeMap;
 
 use esker_format::record::Value;
 use esker_format::{Kind, Token};
-use esker_proto::access::Allowed;
+use esker_proto::access::{Allowed, Named};
 use esker_proto::v1::ingest_server::Ingest as _;
 use esker_store::{Client, Location, Seams, StoreEnv};
 use tonic::Code;
@@ -35,14 +35,16 @@ fn upsert(id: &str) -> v1::UpsertRequest {
 async fn the_server_names_a_write_that_its_client_did_not() {
     let service = handler();
     service.create_collection(Request::new(docs())).await.unwrap();
-    let send = async || {
-        let mut request = Request::new(upsert("a"));
-        request.extensions_mut().insert(Token(7));
-        service.upsert(request).await.unwrap().into_inner()
+    let send = async |key: &str, drawn: Token| {
+        let named = Named::new(drawn);
+        let mut request = Request::new(v1::UpsertRequest { idempotency_key: key.to_owned(), ..upsert("a") });
+        request.extensions_mut().insert(named.clone());
+        (service.upsert(request).await.unwrap().into_inner(), named.token())
     };
-    let (first, again) = (send().await, send().await);
-    assert_eq!((first.token.as_str(), first.duplicate), (&*Token(7).to_string(), false));
-    assert_eq!(again, v1::UpsertReply { duplicate: true, ..first });
+    let (first, told) = send("", Token(7)).await;
+    assert_eq!((first.token.as_str(), first.duplicate, told), (&*Token(7).to_string(), false, Token(7)));
+    let (again, told) = send(&first.token, Token(8)).await;
+    assert_eq!((again, told), (v1::UpsertReply { duplicate: true, ..first }, Token(7)));
 }
 
 #[tokio::test]

@@ -110,8 +110,11 @@ fn primitive<T: ArrowPrimitiveType>(array: &ArrayRef) -> &ScalarBuffer<T::Native
     array.as_primitive::<T>().values()
 }
 
+/// The items of these rows only: a slice of a large batch has the items of all.
 fn offsets<O: OffsetSizeTrait>(list: &GenericListArray<O>) -> (ArrayRef, Vec<usize>) {
-    (list.values().clone(), list.value_offsets().iter().map(|o| o.as_usize()).collect())
+    let offsets = list.value_offsets();
+    let (first, end) = (offsets[0].as_usize(), offsets[list.len()].as_usize());
+    (list.values().slice(first, end - first), offsets.iter().map(|o| o.as_usize() - first).collect())
 }
 
 fn texts(column: &dyn Array) -> Result<(Vectors, Element)> {

@@ -22,6 +22,8 @@ use crate::batch::{Batcher, Cut};
 
 /// Rows that are decoded at once, at 8,192 dimensions some 64 MiB of floats.
 const READ_ROWS: usize = 2_048;
+/// Share of the memory that a batch of an Arrow file may take as it is read.
+const IPC_SHARE: u64 = 2;
 /// Bytes at each end of the file that go into its fingerprint.
 const FINGERPRINT_BYTES: u64 = 1 << 20;
 
@@ -43,13 +45,21 @@ pub struct Inspected {
 /// # Errors
 /// NotFound when there is no such file; Invalid, with a hint, when it cannot be imported as it is.
 pub fn inspect(path: &Path, overrides: &Overrides) -> Result<Inspected> {
+    inspect_within(path, overrides, u64::MAX)
+}
+
+/// As [`inspect`], refusing what cannot be imported with `memory` bytes: see [`Plan::with_memory`](super::Plan::with_memory).
+///
+/// # Errors
+/// As [`inspect`].
+pub fn inspect_within(path: &Path, overrides: &Overrides, memory: u64) -> Result<Inspected> {
     let (format, bytes) = format(path)?;
     let mut rows = None;
     let inference = match format {
         Format::Ndjson => infer(&Sample::of_lines(&lines::sample(BufReader::new(open(path)?))?), overrides)?,
         Format::Avro => inspect_avro(path, overrides)?,
         Format::Parquet | Format::ArrowFile | Format::ArrowStream => {
-            let mut batches = Batches::open(path, format, &[], SAMPLE_ROWS)?;
+            let mut batches = Batches::open(path, format, &[], SAMPLE_ROWS, memory)?;
             rows = batches.rows;
             infer(&Sample::of_batch(&batches.first()?)?, overrides)?
         }
@@ -132,6 +142,7 @@ pub(crate) fn encode(
     format: Format,
     inference: &Inference,
     batcher: &mut Batcher,
+    memory: u64,
     read: &Arc<AtomicU64>,
     emit: &mut dyn FnMut(Cut) -> Result<()>,
 ) -> Result<()> {
@@ -150,10 +161,15 @@ pub(crate) fn encode(
             }
         }
         Format::Parquet | Format::ArrowFile | Format::ArrowStream => {
-            let batches = Batches::open(path, format, &inference.skipped, READ_ROWS)?;
+            let batches = Batches::open(path, format, &inference.skipped, READ_ROWS, memory)?;
             let (size, total) = (open(path)?.metadata().map_or(0, |m| m.len()), batches.rows);
             for batch in batches {
-                columns::encode(&batch?, inference, batcher, emit)?;
+                let batch = batch?;
+                // Converting it takes as much again.
+                for first in (0..batch.num_rows()).step_by(READ_ROWS) {
+                    let rows = batch.slice(first, READ_ROWS.min(batch.num_rows() - first));
+                    columns::encode(&rows, inference, batcher, emit)?;
+                }
                 if let Some(total) = total.filter(|t| *t > 0) {
                     let share = batcher.next_row() as f64 / total as f64;
                     read.store((size as f64 * share) as u64, Ordering::Relaxed);
@@ -178,6 +194,55 @@ impl Read for Counted {
     }
 }
 
+/// A file of which no more than `most` bytes are read at once. A batch of an Arrow file is one read, however large.
+struct Bounded {
+    file: File,
+    most: u64,
+}
+
+/// Why [`Bounded`] refuses a read.
+#[derive(Debug)]
+struct TooLarge {
+    bytes: usize,
+    most: u64,
+}
+
+impl std::fmt::Display for TooLarge {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(
+            f,
+            "it has a batch of {} bytes, which is read whole, and {} are allowed",
+            self.bytes, self.most
+        )
+    }
+}
+
+impl std::error::Error for TooLarge {}
+
+impl Read for Bounded {
+    fn read(&mut self, to: &mut [u8]) -> io::Result<usize> {
+        match to.len() as u64 > self.most {
+            true => Err(io::Error::other(TooLarge { bytes: to.len(), most: self.most })),
+            false => self.file.read(to),
+        }
+    }
+}
+
+impl Seek for Bounded {
+    fn seek(&mut self, to: SeekFrom) -> io::Result<u64> {
+        self.file.seek(to)
+    }
+}
+
+/// The error of a read that was refused, if that is what it is.
+fn too_large(e: &ArrowError) -> Option<Error> {
+    let ArrowError::IoError(_, e) = e else { return None };
+    let refused = e.get_ref()?.downcast_ref::<TooLarge>()?;
+    Some(Error::invalid("file", refused.to_string()).with_hint(
+        "allow more memory, or write the file with smaller batches, or as Parquet, which is read in pieces",
+    ))
+}
+
 /// The batches of a columnar file.
 struct Batches {
     inner: Box<dyn Iterator<Item = Result<RecordBatch, ArrowError>>>,
@@ -187,7 +252,7 @@ struct Batches {
 }
 
 impl Batches {
-    fn open(path: &Path, format: Format, skipped: &[String], rows: usize) -> Result<Self> {
+    fn open(path: &Path, format: Format, skipped: &[String], rows: usize, memory: u64) -> Result<Self> {
         let wrong = |e: &dyn std::fmt::Display| {
             Error::invalid("file", format!("{} cannot be read as {format}: {e}", path.display()))
         };
@@ -202,7 +267,8 @@ impl Batches {
                 builder.with_projection(mask).with_batch_size(rows).build().map_err(|e| wrong(&e))?;
             return Ok(Batches { inner: Box::new(reader), rows: total, format });
         }
-        let file = BufReader::with_capacity(1 << 18, file);
+        let most = (memory / IPC_SHARE).max(1 << 18);
+        let file = BufReader::with_capacity(1 << 18, Bounded { file, most });
         let inner: Box<dyn Iterator<Item = Result<RecordBatch, ArrowError>>> = match format {
             Format::ArrowFile => Box::new(FileReader::try_new(file, None).map_err(|e| wrong(&e))?),
             _ => Box::new(StreamReader::try_new(file, None).map_err(|e| wrong(&e))?),
@@ -220,7 +286,10 @@ impl Iterator for Batches {
     type Item = Result<RecordBatch>;
 
     fn next(&mut self) -> Option<Self::Item> {
-        let wrong = |e| Error::invalid("file", format!("the {} cannot be read: {e}", self.format));
+        let wrong = |e| {
+            too_large(&e)
+                .unwrap_or_else(|| Error::invalid("file", format!("the {} cannot be read: {e}", self.format)))
+        };
         Some(self.inner.next()?.map_err(wrong))
     }
 }

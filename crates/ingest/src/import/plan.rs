@@ -81,7 +81,7 @@ impl Plan {
     }
 
     /// Keeps batches in flight below an eighth of `memory` bytes, and as many read ahead. One is always in flight. What
-    /// the batches are does not depend on it.
+    /// the batches are does not depend on it. A file of Arrow batches that take more than half of it is refused.
     #[must_use]
     pub fn with_memory(mut self, memory: u64) -> Self {
         self.memory = memory;
@@ -122,7 +122,7 @@ impl Plan {
     ) -> Result<()> {
         let mut batcher = Batcher::with_limits(self.target.clone(), self.limits.0, self.limits.1);
         let Inspected { format, inference, .. } = &self.inspected;
-        file::encode(&self.path, *format, inference, &mut batcher, read, emit)
+        file::encode(&self.path, *format, inference, &mut batcher, self.memory, read, emit)
             .map_err(|e| explain(e, inference))
     }
 }

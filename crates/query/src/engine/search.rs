@@ -10,7 +10,9 @@ use super::hits::{Include, hits};
 use super::load::{Loaded, Need, ask, first_leaves};
 use super::nearest::{Found, Scene};
 use super::see::View;
-use crate::search::{Asked, Explain, Search, SearchReply, SegmentExplain, calibration, check_columns, check_reply};
+use crate::search::{
+    Asked, Explain, Search, SearchReply, SegmentExplain, calibration, check_columns, check_reply,
+};
 use crate::segment::{Rows, Want};
 
 /// Vectors of a request that are searched at once.

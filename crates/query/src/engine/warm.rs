@@ -96,7 +96,9 @@ impl Reader {
         if !resident {
             let most = self.inner.memory.most();
             let message = format!("`{}` takes {bytes} bytes in memory, of {most} allowed", self.name);
-            return Err(Error::invalid("memory", message).with_hint("allow more memory, or search it as it is"));
+            return Err(
+                Error::invalid("memory", message).with_hint("allow more memory, or search it as it is")
+            );
         }
         loaded.whole = true;
         let mut ids = Vec::with_capacity(loaded.parts.len());

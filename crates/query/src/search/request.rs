@@ -132,7 +132,8 @@ pub(crate) fn check_reply(field: &str, rows: usize, settings: &Settings) -> Resu
                 "vectors of {rows} rows were asked for, and a reply has those of {most} at most in {} dimensions",
                 settings.dimension
             );
-            Err(Error::invalid(field, message).with_hint("ask for fewer rows at once, or leave out include_vector"))
+            Err(Error::invalid(field, message)
+                .with_hint("ask for fewer rows at once, or leave out include_vector"))
         }
     }
 }

@@ -50,8 +50,7 @@ pub(crate) fn from_datafusion(field: &str, error: DataFusionError) -> Error {
             }
         }
         DataFusionError::ResourcesExhausted(_) => {
-            Error::invalid(field, EXHAUSTED)
-                .with_hint("add a LIMIT, a filter, or select fewer columns")
+            Error::invalid(field, EXHAUSTED).with_hint("add a LIMIT, a filter, or select fewer columns")
         }
         DataFusionError::IoError(_) | DataFusionError::ObjectStore(_) => {
             Error::new(Kind::Unavailable, "the store did not answer").with_source(error)

@@ -31,7 +31,7 @@ const CATALOG: &str = "esker";
 const SCHEMA: &str = "public";
 
 /// Functions that make a long value of a short one, of any length that a number can say, in memory that no pool sees: a
-/// line of text would end the process. As tables, `range` and `generate_series` yield batches and stay.
+/// line of text would end the process.
 const UNBOUNDED: [&str; 7] =
     ["repeat", "lpad", "rpad", "range", "generate_series", "array_repeat", "array_resize"];
 
@@ -95,6 +95,8 @@ fn config() -> SessionConfig {
         .with_default_catalog_and_schema(CATALOG, SCHEMA)
         .with_create_default_catalog_and_schema(false)
         .with_information_schema(false);
+    // One that does not end never waits for anything, so that no deadline could end it.
+    config.options_mut().execution.enable_recursive_ctes = false;
     let parser = &mut config.options_mut().sql_parser;
     parser.enable_ident_normalization = false;
     parser.dialect = DIALECT;

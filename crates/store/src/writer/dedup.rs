@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use esker_format::manifest::Manifest;
+use esker_format::record::Op;
 use esker_format::wal::Batch;
 use esker_format::{Error, Kind, Result, Seq, Token};
 
@@ -78,9 +79,27 @@ impl Collection {
     }
 }
 
+/// A batch that the log has.
+struct Written {
+    position: Seq,
+    rows: u32,
+    /// Not known of what was folded.
+    op: Option<Op>,
+    repeated: bool,
+}
+
 impl Group {
     pub(super) fn new(batches: Vec<Queued>, start: Duration) -> Self {
-        Group { batches, start, target: None, body: None, sent: false, losses: 0, wait: FIRST_WAIT, guard: None }
+        Group {
+            batches,
+            start,
+            target: None,
+            body: None,
+            sent: false,
+            losses: 0,
+            wait: FIRST_WAIT,
+            guard: None,
+        }
     }
 
     /// Nobody waits for its answer. What it sent may land: to the next leader it is a rival's.
@@ -101,7 +120,7 @@ impl Group {
     pub(super) fn acknowledge(&mut self, entry: &TailEntry, repeated: bool) {
         self.answer(|queued| {
             let batch = find(&entry.entry.batches, queued.batch.token)?;
-            Some((entry.seq(), batch.rows, repeated))
+            Some(Written { position: entry.seq(), rows: batch.rows, op: Some(batch.op), repeated })
         });
     }
 
@@ -119,7 +138,7 @@ impl Group {
     pub(super) fn acknowledge_folded(&mut self, manifest: &Manifest) {
         self.answer(|queued| {
             let recent = manifest.recent.iter().find(|r| r.token == queued.batch.token)?;
-            Some((recent.seq, recent.rows, true))
+            Some(Written { position: recent.seq, rows: recent.rows, op: None, repeated: true })
         });
     }
 
@@ -130,12 +149,12 @@ impl Group {
         self.losses += 1;
     }
 
-    fn answer(&mut self, find: impl Fn(&Queued) -> Option<(u64, u32, bool)>) {
+    fn answer(&mut self, find: impl Fn(&Queued) -> Option<Written>) {
         for queued in std::mem::take(&mut self.batches) {
             match find(&queued) {
-                Some((position, rows, repeated)) => {
-                    let same = u64::from(rows) == queued.batch.rows();
-                    let reply = match same {
+                Some(Written { position, rows, op, repeated }) => {
+                    let reply = match u64::from(rows) == queued.batch.rows() {
+                        true if op.is_some_and(|op| op != queued.batch.op) => Err(reused_by(queued.batch.op)),
                         true => Ok(Appended { position, rows, repeated }),
                         false => Err(reused(queued.batch.rows(), rows)),
                     };
@@ -152,11 +171,22 @@ pub(super) fn find(batches: &[Batch], token: Token) -> Option<&Batch> {
     batches.iter().find(|b| b.token == token)
 }
 
-fn in_slots(known: &Known, queued: &Queued, floor: Seq) -> Option<(Seq, u32, bool)> {
+fn in_slots(known: &Known, queued: &Queued, floor: Seq) -> Option<Written> {
     let of_slot = |(seq, slot): (&Seq, &Slot)| {
-        Some((*seq, find(slot.batches.as_deref()?, queued.batch.token)?.rows, true))
+        let batch = find(slot.batches.as_deref()?, queued.batch.token)?;
+        Some(Written { position: *seq, rows: batch.rows, op: Some(batch.op), repeated: true })
     };
     known.slots.range(floor + 1..).find_map(of_slot)
+}
+
+/// A token that names a write of another kind.
+fn reused_by(op: Op) -> Error {
+    let (other, this) = match op {
+        Op::Upsert => ("a delete", "an upsert"),
+        Op::Delete => ("an upsert", "a delete"),
+    };
+    Error::new(Kind::Conflict, format!("the idempotency key was used before, for {other}; this is {this}"))
+        .with_hint("use a new key for new content")
 }
 
 /// A token that names a write of other content.

@@ -106,6 +106,8 @@ async fn a_token_is_written_once() {
 
     let e = cold.append(&meter, upsert(5, &["a", "b"]), false).await.unwrap_err();
     assert_eq!(e.kind(), Kind::Conflict);
+    // A delete is not done because there was an upsert of as many.
+    assert_eq!(cold.append(&meter, delete(5, &["a"]), false).await.unwrap_err().kind(), Kind::Conflict);
 
     // Two calls with one token at once.
     let (x, y) = futures::join!(

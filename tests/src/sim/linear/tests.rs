@@ -37,7 +37,7 @@ fn read(version: Option<i64>, from: u64, to: u64) -> Op {
 }
 
 fn verdict(ops: Vec<Op>) -> bool {
-    match check_id(&History { ops }, "a") {
+    match check_id(&History { ops }, "a", &|_| false) {
         Verdict::Linearisable => true,
         Verdict::Broken(_) => false,
         Verdict::Undecided => panic!("undecided"),

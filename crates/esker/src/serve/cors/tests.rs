@@ -32,7 +32,10 @@ async fn allowed_origins_may_ask_and_read() {
         assert!(first.headers()[ACCESS_CONTROL_ALLOW_HEADERS].to_str().unwrap().contains(header));
     }
     let reply = ask(all.clone(), Method::POST, APP, false).await;
-    assert_eq!((reply.status(), &reply.headers()[ACCESS_CONTROL_ALLOW_ORIGIN]), (StatusCode::OK, &APP.parse().unwrap()));
+    assert_eq!(
+        (reply.status(), &reply.headers()[ACCESS_CONTROL_ALLOW_ORIGIN]),
+        (StatusCode::OK, &APP.parse().unwrap())
+    );
     assert!(reply.headers()[ACCESS_CONTROL_EXPOSE_HEADERS].to_str().unwrap().contains("grpc-status"));
     // A request that only looks like a preflight goes its way.
     assert_eq!(ask(all, Method::OPTIONS, APP, false).await.status(), StatusCode::METHOD_NOT_ALLOWED);
@@ -54,7 +57,9 @@ async fn others_are_told_nothing() {
 
 #[test]
 fn only_origins_are_taken() {
-    for wrong in ["app.example", "https://", "https://app.example/", "https://a b", "ftp://x", "HTTPS://X", ""] {
+    for wrong in
+        ["app.example", "https://", "https://app.example/", "https://a b", "ftp://x", "HTTPS://X", ""]
+    {
         let e = Origins::new(&[wrong.to_owned()]).unwrap_err();
         assert_eq!(e.field(), Some("--cors-origin"), "{wrong}");
     }

@@ -61,7 +61,8 @@ async fn a_client_that_takes_nothing_holds_nothing_for_long() {
     let seams = Seams::simulated(1);
     let admission = Admission::new(1, 1 << 20, 1 << 20);
     let admitted = admission.admit().unwrap();
-    let _body = Paced::new(Body::from("all of it"), Some(admitted), limits(Surface::Rest), seams.clock.clone());
+    let _body =
+        Paced::new(Body::from("all of it"), Some(admitted), limits(Surface::Rest), seams.clock.clone());
     assert!(admission.admit().is_err());
     seams.clock.sleep(IDLE + Duration::from_secs(1)).await;
     tokio::task::yield_now().await;

