@@ -22,10 +22,13 @@ use arrow::datatypes::SchemaRef;
 use async_trait::async_trait;
 use datafusion::catalog::TableProvider;
 use datafusion::common::TableReference;
+use datafusion::common::tree_node::{Transformed, TreeNode};
 use datafusion::execution::SendableRecordBatchStream;
 use datafusion::execution::memory_pool::{GreedyMemoryPool, MemoryPool};
 use datafusion::execution::session_state::SessionState;
 use datafusion::logical_expr::LogicalPlan;
+use datafusion::physical_plan::coop::CooperativeExec;
+use datafusion::physical_plan::joins::{CrossJoinExec, HashJoinExec, NestedLoopJoinExec, SortMergeJoinExec};
 use datafusion::physical_plan::{ExecutionPlan, execute_stream};
 use datafusion::prelude::SQLOptions;
 use datafusion::sql::parser::{DFParserBuilder, Statement};
@@ -40,6 +43,10 @@ use self::exec::CollectionExec;
 pub use self::param::Param;
 use self::provider::{Access, Collection};
 use crate::filter::{Resolved, guard, suggest};
+
+/// Most joins of a query that pair every row with every row: each keeps one side in memory, of which a pool sees the
+/// columns but not the rows.
+const PRODUCTS: usize = 2;
 
 /// Finds collections by name.
 #[async_trait]
@@ -267,7 +274,27 @@ fn plan(state: &SessionState, statement: Statement, params: &[Param]) -> Result<
     read_only.verify_plan(&logical).map_err(invalid)?;
     let logical = with_params(logical, params)?;
     let logical = vectors::fold(logical)?;
-    futures::executor::block_on(state.create_physical_plan(&logical)).map_err(invalid)
+    let plan = futures::executor::block_on(state.create_physical_plan(&logical)).map_err(invalid)?;
+    interruptible(plan)
+}
+
+/// Has joins take part in the scheduler's turns. By themselves only leaves do, and a join makes any number of batches of
+/// one that a leaf gave: whoever collects them would never wait, and no deadline could end the query.
+fn interruptible(plan: Arc<dyn ExecutionPlan>) -> Result<Arc<dyn ExecutionPlan>> {
+    let mut products = 0;
+    let plan = plan.transform_up(|node| {
+        let product = node.is::<CrossJoinExec>() || node.is::<NestedLoopJoinExec>();
+        products += usize::from(product);
+        Ok(match product || node.is::<HashJoinExec>() || node.is::<SortMergeJoinExec>() {
+            true => Transformed::yes(Arc::new(CooperativeExec::new(node)) as Arc<dyn ExecutionPlan>),
+            false => Transformed::no(node),
+        })
+    });
+    if products > PRODUCTS {
+        let message = format!("the query has {products} joins without an equality, the limit is {PRODUCTS}");
+        return Err(Error::invalid("query", message).with_hint("join ON columns that are equal"));
+    }
+    plan.map(|plan| plan.data).map_err(invalid)
 }
 
 fn with_params(plan: LogicalPlan, params: &[Param]) -> Result<LogicalPlan> {

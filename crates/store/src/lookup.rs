@@ -173,18 +173,19 @@ impl Collection {
         segment: &Segment,
         part: Option<&Part>,
     ) -> Result<Header> {
-        let parse = |bytes: &Bytes| {
-            if bytes.len() as u64 != segment.header_size || crc32c::crc32c(bytes) != segment.header_crc {
-                return Err(Error::corrupt(key, "its header is not the one that was published"));
-            }
-            Header::parse(key, bytes.clone())
-        };
-        if let Some(header) = part.and_then(|p| parse(&p.header).ok()) {
+        let given = part.map(|p| &p.header).filter(|header| is_published(segment, header));
+        if let Some(header) = given.and_then(|header| Header::parse(key, header.clone()).ok()) {
             return Ok(header);
         }
+        Header::parse(key, self.read_header(meter, key, segment).await?)
+    }
+
+    /// The bytes of a segment's header, as they were published.
+    pub(crate) async fn read_header(&self, meter: &Meter, key: &str, segment: &Segment) -> Result<Bytes> {
         let pieces = [Piece::of(key, 0..segment.header_size)];
-        checked(self.client(), meter, &pieces, |bytes| {
-            bytes.first().map_or_else(|| parse(&Bytes::new()), parse)
+        checked(self.client(), meter, &pieces, |bytes| match bytes {
+            [header] if is_published(segment, header) => Ok(header.clone()),
+            _ => Err(Error::corrupt(key, "its header is not the one that was published")),
         })
         .await
     }
@@ -250,6 +251,10 @@ impl Collection {
         })
         .await
     }
+}
+
+fn is_published(segment: &Segment, header: &Bytes) -> bool {
+    header.len() as u64 == segment.header_size && crc32c::crc32c(header) == segment.header_crc
 }
 
 /// Pieces of immutable objects, decoded; what fails its checksum is fetched once more.

@@ -106,7 +106,7 @@ impl Collection {
                     Some(part) => Ok(part),
                     None => {
                         let key = self.keys().index(segment.made);
-                        let header = self.open_header(&meter, &key, segment, None).await?.bytes().clone();
+                        let header = self.read_header(&meter, &key, segment).await?;
                         Ok::<_, Error>(Part { made: segment.made, header, codes: None, deletes: None })
                     }
                 }

@@ -264,7 +264,8 @@ impl Shell {
         let run = trace::within(span, AssertUnwindSafe(next.run(request)).catch_unwind());
         let spent = self.seams.clock.elapsed().saturating_sub(finish.start);
         // Of a stream, the time until it begins; `Paced` sees to the rest.
-        let late = self.seams.clock.sleep(limit.saturating_sub(spent));
+        // Unconstrained: a request that used up its task's turn would otherwise never let the timer be looked at.
+        let late = tokio::task::unconstrained(self.seams.clock.sleep(limit.saturating_sub(spent)));
         let done = if is_write && rule.shape == Shape::One {
             // It goes on when the client leaves or the time is over, and holds what it was admitted with.
             let admitted = finish.admitted.take();

@@ -3,6 +3,7 @@
 use std::collections::HashSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use esker_format::{Error, Kind, Result, Token};
 use esker_store::Clock;
@@ -15,6 +16,10 @@ use crate::sink::{Appended, BatchSink};
 
 /// Times a batch is offered to a log that is full.
 const OFFERS: usize = 8;
+/// Offers again to a store that does not answer.
+const OUTAGES: u32 = 4;
+/// Wait before the first of these; doubles with each.
+const OUTAGE_WAIT: Duration = Duration::from_secs(1);
 
 /// How far an import is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -157,18 +162,26 @@ impl Done {
     }
 }
 
-/// Appends a batch, then makes room for the next; while there is none, offers it again.
+/// Appends a batch, then makes room for the next; while there is none, offers it again. So it does where the store does
+/// not answer or the outcome is unknown: under its token a batch is there once.
 async fn append(sink: &dyn BatchSink, token: Token, cut: Cut, clock: &dyn Clock) -> Result<Done> {
     let (number, rows, bytes) = (cut.first_row, cut.rows(), cut.bytes() as u64);
     let (batch, summary) = cut.into_pending(token, clock.now_ms());
-    let mut offers = 0;
-    let appended = loop {
+    let (mut offers, mut outages) = (0, 0);
+    let mut appended = loop {
         offers += 1;
         match sink.append(batch.clone(), &summary).await {
             Err(e) if e.kind() == Kind::Busy && offers < OFFERS && sink.maybe_compact().await? => {}
+            Err(e) if matches!(e.kind(), Kind::Unknown | Kind::Unavailable) && outages < OUTAGES => {
+                tracing::warn!(error = %e, "the store did not take a batch, which is offered again");
+                clock.sleep(OUTAGE_WAIT * (1 << outages)).await;
+                outages += 1;
+            }
             answer => break answer?,
         }
     };
+    // What an earlier offer of this run wrote is no repetition.
+    appended.duplicate &= outages == 0;
     // A compaction needs the room.
     drop((batch, summary));
     // The batch is in either way; a log that stays full says so at a later append.

@@ -25,7 +25,7 @@ async fn publish_after(notes: &Collection, base: Arc<Manifest>, token: u128) -> 
         rows_size: 0,
         index_size: index.len() as u64,
         header_size: header.len() as u64,
-        header_crc: 0,
+        header_crc: crc32c::crc32c(&header),
         seqs: (to, to),
         deletes: None,
     };

@@ -3,7 +3,7 @@ use crate::sim::history::View;
 use std::collections::BTreeMap;
 
 fn cell(version: i64) -> Cell {
-    Cell { vector: [0, 0], text: None, version, expires: None }
+    Cell { vector: [version as u32, 0], text: None, version, expires: None }
 }
 
 fn op(ask: Ask, from: u64, to: Option<u64>, outcome: Outcome) -> Op {

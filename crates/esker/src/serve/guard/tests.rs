@@ -411,3 +411,17 @@ async fn a_stream_has_to_begin_and_to_get_on() {
     assert!((shell.seams.clock.elapsed() - start).as_secs() <= 61);
     assert!(shell.admission.admit().is_ok());
 }
+
+/// A read that computes and never waits for anything but its next turn is ended all the same.
+#[tokio::test]
+async fn a_busy_read_is_late_too() {
+    let system = Shell { seams: Seams::system(), deadline: Duration::from_millis(100), ..shell() };
+    let busy = || async {
+        for _ in 0..1_000_000 {
+            std::hint::black_box((0..500u64).sum::<u64>());
+            tokio::task::coop::consume_budget().await;
+        }
+    };
+    let (_, router) = guarded(system, Router::new().route(SEARCH, post(busy)));
+    assert_eq!(ask(&router, post_search("")).await.0, StatusCode::SERVICE_UNAVAILABLE);
+}

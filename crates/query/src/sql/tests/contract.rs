@@ -144,3 +144,19 @@ async fn what_has_no_bound_is_not_there() {
     let text = "WITH RECURSIVE t AS (SELECT 1 AS a UNION ALL SELECT a + 1 FROM t) SELECT count(*) FROM t";
     assert_eq!(query(tables(), text, &[], Options::default()).await.unwrap_err().kind(), Kind::Invalid);
 }
+
+/// Joins that grow without end wait now and then, so that whoever drops the query ends it.
+#[tokio::test]
+#[allow(clippy::disallowed_methods, reason = "ends a query as a deadline does")]
+async fn a_join_of_everything_can_be_ended() {
+    let text = "SELECT a.id, b.id, c.id, d.id FROM docs a, docs b, docs c, docs d";
+    let error = query(tables(), text, &[], Options::default()).await.unwrap_err();
+    assert!(error.to_string().contains("3 joins without an equality"), "{error}");
+    let values = (0..2000).map(|i| format!("({i})")).collect::<Vec<_>>().join(",");
+    let text = format!(
+        "WITH v AS (VALUES {values}) SELECT count(*) FROM v a JOIN v b ON a.column1 <> b.column1 JOIN v c ON b.column1 <> c.column1"
+    );
+    let late = std::time::Duration::from_millis(300);
+    let ended = tokio::time::timeout(late, query(tables(), &text, &[], Options::default())).await;
+    assert!(ended.is_err(), "{:?}", ended.map(|r| r.map(|o| o.stats)));
+}
