@@ -40,7 +40,7 @@ pub struct Settings {
     /// The private key of the certificate, PEM
     #[arg(long, env = "ESKER_TLS_KEY", hide_env_values = true, value_name = "FILE", requires = "tls_cert")]
     pub tls_key: Option<PathBuf>,
-    /// Let pages of this origin call from a browser, https://app.example; * for all. May be given several times
+    /// Let pages of this origin call from a browser, `https://app.example`; * for all. May be given several times
     #[arg(
         long,
         env = "ESKER_CORS_ORIGIN",
