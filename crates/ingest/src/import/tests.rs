@@ -40,6 +40,8 @@ struct State {
     compactions: usize,
     /// Batches land in another order than they are appended.
     reorders: bool,
+    /// Batches that land while the answer is lost.
+    lost: usize,
 }
 
 #[async_trait]
@@ -71,7 +73,7 @@ impl MemorySink {
             return Ok(Appended { position: *position, duplicate: true });
         }
         match &mut state.left {
-            Some(0) => return Err(Error::new(Kind::Unavailable, "the store is gone")),
+            Some(0) => return Err(Error::new(Kind::Gone, "the store is gone")),
             Some(n) => *n -= 1,
             None => {}
         }
@@ -86,6 +88,10 @@ impl MemorySink {
         let position = state.batches.len() as u64 + 1;
         state.positions.insert(batch.token, position);
         state.batches.push(batch);
+        if state.lost > 0 {
+            state.lost -= 1;
+            return Err(Error::new(Kind::Unknown, "the answer was lost"));
+        }
         Ok(Appended { position, duplicate: false })
     }
 

@@ -27,7 +27,7 @@ fn a_killed_import_runs_on_without_duplicates() {
         let sink = MemorySink::default();
         sink.state.lock().unwrap().left = Some(dies_after);
         let e = import_plan(plan.clone(), &sink).unwrap_err();
-        assert_eq!(e.kind(), Kind::Unavailable);
+        assert_eq!(e.kind(), Kind::Gone);
         assert_eq!(
             e.to_string(),
             format!("stopped, with {} rows in the collection: the store is gone", dies_after * 7)
@@ -42,6 +42,18 @@ fn a_killed_import_runs_on_without_duplicates() {
         expect.sort();
         assert_eq!(ids, expect);
     }
+}
+
+#[test]
+fn a_batch_whose_answer_was_lost_is_offered_again() {
+    let dir = TempDir::new().unwrap();
+    let path = file(&dir, distinct(100));
+    let plan = plan(&path, &Overrides::default()).unwrap().with_limits(50, 1 << 20);
+    let sink = MemorySink::default();
+    sink.state.lock().unwrap().lost = 1;
+    let report = import_plan(plan, &sink).unwrap();
+    assert_eq!((report.rows, report.skipped, report.batches), (100, 0, 2));
+    assert_eq!(sink.state.lock().unwrap().batches.len(), 2);
 }
 
 #[test]
