@@ -119,8 +119,8 @@ class Check:
             entry = [list(block) for block in inline]
             if "esker.body" in metadata:
                 assert not entry, f"{path} has rows beside its body"
-                token = json.loads(metadata["esker.body"])["token"]
-                body = self.root / "body" / f"{path.stem}-{token}.avro"
+                named = json.loads(metadata["esker.body"])
+                body = self.root / "body" / f"{2**64 - 1 - named['until']:020}-{named['token']}.avro"
                 bodies.add(body)
                 with body.open("rb") as file:
                     entry = [list(block) for block in fastavro.block_reader(file)]
