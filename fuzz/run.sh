@@ -58,6 +58,9 @@ for target in "${targets[@]}"; do
     found=1
     printf '%-12s FOUND something: %s\n' "$target" "$cache/$target.log"
     grep -E "panicked|Test unit written|ERROR: libFuzzer|memory allocation" "$cache/$target.log" | head -n 5
+  elif ((${executed:-0} == 0)); then
+    found=1
+    printf '%-12s executed nothing: %s\n' "$target" "$cache/$target.log"
   else
     printf '%-12s %10s executions  %s\n' "$target" "$executed" "$covered"
   fi

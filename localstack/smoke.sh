@@ -36,10 +36,6 @@ expect() {
   fi
 }
 
-has() {
-  "$esker" help | grep -qE "^  $1 "
-}
-
 # Exists already, or is made. 409 is how servers say that it is ours.
 make_bucket() {
   local code
@@ -71,8 +67,8 @@ expect "the nearest of row-0006" "$(grep -o '"id":"row-[0-9]*"' "$scratch/search
   '"id":"row-0006""id":"row-0005"'
 step sql "$esker" --format json sql "SELECT count(*) AS n FROM smoke WHERE topic = 'third'"
 expect "rows of a topic" "$(grep -o '"n":[0-9]*' "$scratch/sql")" "\"n\":$(((rows + 2) / 3))"
-if has verify; then step verify "$esker" verify smoke; fi
-if has gc; then step gc "$esker" gc smoke; fi
+step verify "$esker" verify smoke
+step gc "$esker" gc smoke
 step export "$esker" export smoke "$scratch/out.ndjson"
 expect "exported rows" "$(wc -l <"$scratch/out.ndjson" | tr -d ' ')" $((rows - 1))
 step drop "$esker" collection drop smoke

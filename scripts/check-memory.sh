@@ -51,6 +51,7 @@ measure() {
     done
     wait "$pid" || { echo "$name failed:"; cat "$work/$name.err"; exit 1; }
     end=$(date +%s.%N)
+    ((last > 0)) || { echo "$name ended before it was measured"; exit 1; }
     awk -v n="$name" -v p="$last" -v l="$limit" -v r="$rows" -v t="$(echo "$end $start" | awk '{ print $1 - $2 }')" \
         'BEGIN { printf "%-10s peak %4d MiB of %d, %7.1f s, %d rows/s\n", n, p / 1024, l / 1024, t, r / t }'
     if [ "$last" -gt "$limit" ]; then

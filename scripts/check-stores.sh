@@ -66,6 +66,7 @@ done
 
 export AWS_ENDPOINT_URL=$endpoint
 weaknesses=$(sed -n '/pub const ALL/,/];/s/.*Self::\(\w*\),/\1/p' tests/src/s3/weakness.rs)
+[[ -n $weaknesses ]] || { echo "error: tests/src/s3/weakness.rs names no weakness" >&2; exit 1; }
 for weakness in $weaknesses; do
   curl --silent --fail --output /dev/null "$endpoint/-/weaken/$weakness"
   judge "$weakness" FAIL "s3://esker/$weakness"

@@ -110,7 +110,10 @@ def listing(bucket, prefix):
     ask = urllib.request.Request(f"{endpoint.scheme}://{endpoint.netloc}/{bucket}?{query}", headers=headers)
     ask.add_header("authorization", f"AWS4-HMAC-SHA256 {credential}")
     with urllib.request.urlopen(ask, timeout=30) as reply:
-        return reply.read()
+        page = reply.read()
+    if b"<IsTruncated>true" in page:
+        raise Wrong(f"{prefix} has more names than a page")
+    return page
 
 
 def free_port():

@@ -218,6 +218,8 @@ def report(args, seconds, history, writers, oracle, servers, version):
     print(f"puts a commit {sum(map(puts, servers)) / positions:.2f}; answers other than 200: {json.dumps(counts)}")
     print(f"conditions judged: {conditional}")
     print(f"reads judged: {json.dumps(oracle.judged)}")
+    if not all(oracle.judged.values()) or not all(oracle.conditions.values()):
+        raise Wrong("some kind of read or condition was never judged: run longer")
 
 
 def torture(args):

@@ -169,11 +169,10 @@ fn replay(
             }
         }
     }
-    for (number, op) in history.ops.iter().enumerate() {
+    for op in &history.ops {
         let Some(token) = op.token.filter(|t| !tokens.contains_key(t)) else { continue };
         // What was acknowledged in another life is checked there.
-        if let (Ask::Write { rows, .. }, Outcome::Failed | Outcome::Refused { .. }) = (&op.ask, &op.outcome) {
-            debug_assert!(number < history.ops.len() && !rows.is_empty());
+        if let (Ask::Write { .. }, Outcome::Failed | Outcome::Refused { .. }) = (&op.ask, &op.outcome) {
             let asked = Asked { times: 1, open: 0, done: None };
             ledger.book().batches.insert(token, (as_batch(token, Kind::Upsert, &[]), asked));
         }

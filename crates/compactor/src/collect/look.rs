@@ -303,7 +303,8 @@ impl Look {
         match candidate.object {
             Object::Upload(made) => !kept.contains(&made),
             Object::Version(version) => {
-                candidate.item.reason == Reason::Dropped || !self.held(pins).contains(&version)
+                let is_held = || pins.iter().any(|p| p.version == version && p.holds(self.now_ms));
+                candidate.item.reason == Reason::Dropped || !is_held()
             }
             Object::Pin(_) => pins.iter().any(|p| p.key == candidate.item.key && !p.holds(self.now_ms)),
             Object::Plain | Object::Temporary => true,
