@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# RustFS, whose binary must be in PATH or named by RUSTFS (no package registry has it): `start` prints its endpoint.
+# RustFS, whose binary must be in PATH or named by RUSTFS: `start` prints its endpoint. Rust 1.98.1 and later build it
+# (`cargo install rustfs`); it is not built here, as Esker's own toolchain is older.
 # With Docker: docker compose -f localstack/compose.yaml up -d rustfs. PORT may be set.
 set -euo pipefail
 
@@ -11,7 +12,7 @@ source "$(dirname "${BASH_SOURCE[0]}")/stack.sh"
 
 install() {
   rustfs=${RUSTFS:-$(command -v rustfs || true)}
-  [[ -n $rustfs ]] || fail "rustfs is not in PATH; name its binary with RUSTFS, or use compose.yaml"
+  [[ -n $rustfs ]] || fail "rustfs is not in PATH; name its binary with RUSTFS, run cargo +1.98.1 install rustfs, or use compose.yaml"
   export rustfs
 }
 

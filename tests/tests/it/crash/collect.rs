@@ -178,7 +178,7 @@ async fn a_pinned_version_answers_the_same_before_during_and_after() {
     let meter = Meter::new();
     let version = handle.newest(&meter).await.unwrap().version;
     let pin = handle.pin(&meter, version, HOUR, "a test").await.unwrap();
-    let queries: Vec<Vec<f32>> = (0..125).map(|n| vec![(n % 7) as f32, n as f32 / 3.0]).collect();
+    let queries: Vec<Vec<f32>> = (0..1000).map(|n| vec![(n % 7) as f32, n as f32 / 3.0]).collect();
     let ask = |seed| {
         let (queries, world) = (queries.clone(), world.clone());
         async move {
@@ -186,13 +186,13 @@ async fn a_pinned_version_answers_the_same_before_during_and_after() {
             let engine = Engine::new(reader.store.clone(), Options::default());
             let search = Search { as_of: Some(version), vectors: queries, k: 5, ..Search::default() };
             let reply = engine.collection(&name()).search(&Meter::new(), &search).await.unwrap();
-            assert_eq!((reply.version, reply.results.len()), (version, 125));
+            assert_eq!((reply.version, reply.results.len()), (version, 1000));
             let hits = reply.results.iter().flatten().map(|h| (h.id.clone(), h.distance.to_bits()));
             hits.collect::<Vec<_>>()
         }
     };
     let before = ask(30).await;
-    assert!(before.len() > 500);
+    assert!(before.len() > 4000);
     for (round, seed) in (0..4u128).zip([40, 50, 60, 70]) {
         let write = Step::Append(vec![(Batch::upsert(70 + round, &["a0", "a3", "b0"]), true)]);
         perform(&world, &ledger, seed, &[write, Step::Compact]).await;
