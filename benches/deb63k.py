@@ -6,50 +6,17 @@ the tables from it. Speeds are medians over the rounds; Esker and the peer take 
 """
 
 import argparse
-import contextlib
-import datetime
 import json
-import os
-import platform
 import shutil
-import statistics
-import subprocess
-import sys
 import tempfile
 import time
 import urllib.request
 from pathlib import Path
 
+from harness import K, LATENCY_MS, RESULTS, Esker, binaries, machine, median, s3_server, save, say
 from truth import Truth
 
-K = 10
 RECALL = 0.98
-ROOT = Path(__file__).resolve().parent.parent
-LATENCY_MS = 50
-
-
-class Esker:
-    def __init__(self, binary, store, environment=None):
-        self.binary, self.store = binary, store
-        self.environment = {**os.environ, **(environment or {})}
-
-    def __call__(self, *arguments):
-        """The JSON that a command prints, and its wall time in seconds."""
-        command = [self.binary, "--store", self.store, "--format", "json", *arguments]
-        began = time.perf_counter()
-        done = subprocess.run(command, capture_output=True, text=True, env=self.environment)
-        wall = time.perf_counter() - began
-        if done.returncode:
-            sys.exit(f"error: {' '.join(map(str, command))}\n{done.stdout}{done.stderr}")
-        return json.loads(done.stdout), wall
-
-
-def say(text):
-    print(f"[{time.strftime('%H:%M:%S')}] {text}", file=sys.stderr, flush=True)
-
-
-def median(values):
-    return statistics.median(list(values))
 
 
 def load(binary, folder, truth, vector_type, rounds):
@@ -154,22 +121,6 @@ def duel(esker, truth, rounds, scratch, count):
     }
 
 
-@contextlib.contextmanager
-def s3_server(binary):
-    """The tests' S3 server: its endpoint, and the environment of its clients."""
-    with subprocess.Popen([binary, "--env"], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as server:
-        environment = {}
-        for line in server.stdout:
-            name, value = line.removeprefix("export ").strip().split("=", 1)
-            environment[name] = value.strip("'\"")
-            if name == "AWS_REGION":  # the last line
-                break
-        try:
-            yield environment["AWS_ENDPOINT_URL"], environment
-        finally:
-            server.terminate()
-
-
 def cold(esker_binary, server_binary, truth, vector_type, count, processes):
     """Searches that start with nothing, over S3 with latency: `esker eval --cold`, and fresh processes."""
     with s3_server(server_binary) as (endpoint, environment):
@@ -207,29 +158,16 @@ def fresh(esker, truth, processes):
     return {"processes": processes, **out}
 
 
-def machine():
-    model = next((l.split(":", 1)[1].strip() for l in open("/proc/cpuinfo") if l.startswith("model name")), "")
-    memory = next(int(l.split()[1]) for l in open("/proc/meminfo") if l.startswith("MemTotal"))
-    return {
-        "cores": os.cpu_count(),
-        "cpu": model or platform.machine(),
-        "memory_gib": round(memory / 2**20),
-        "load_average": os.getloadavg()[0],
-        "date": datetime.date.today().isoformat(),
-    }
-
-
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("dataset", type=Path, help="folder with base.parquet, queries.parquet and ground_truth.json")
-    parser.add_argument("--esker", type=Path, default=ROOT / "target/release/esker")
-    parser.add_argument("--s3-server", type=Path, default=ROOT / "target/release/s3-server")
+    binaries(parser)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--queries", type=int, default=1000)
     parser.add_argument("--cold-queries", type=int, default=100)
     parser.add_argument("--processes", type=int, default=20)
     parser.add_argument("--no-peer", action="store_true", help="leave the peer out")
-    parser.add_argument("--out", type=Path, default=ROOT / "benches/results/deb63k.json")
+    parser.add_argument("--out", type=Path, default=RESULTS / "deb63k.json")
     args = parser.parse_args()
 
     began = time.monotonic()
@@ -245,11 +183,8 @@ def main():
         if not args.no_peer:
             result["warm"] = duel(esker, truth, args.rounds, scratch / "peer", len(truth.queries))
         result["cold"] = cold(args.esker, args.s3_server, truth, "f16", args.cold_queries, args.processes)
-    result["machine"]["load_average_after"] = os.getloadavg()[0]
     result["took_s"] = time.monotonic() - began
-    args.out.parent.mkdir(parents=True, exist_ok=True)
-    args.out.write_text(json.dumps(result, indent=1) + "\n", "utf-8")
-    say(f"{args.out} written after {result['took_s']:.0f} s")
+    save(args.out, result)
 
 
 if __name__ == "__main__":

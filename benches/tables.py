@@ -1,33 +1,20 @@
 #!/usr/bin/env python3
-"""Writes the tables of docs/measured.md and README.md from benches/results/*.json, and nothing else.
+"""Writes the tables of docs/measured.md and README.md and the plots of docs/plots from benches/results/*.json, nothing else.
 
-With --check it writes nothing and fails when a table differs from what the results give.
+With --check it writes nothing and fails when a table or a plot differs from what the results give.
 """
 
 import json
 import sys
 from pathlib import Path
 
+import index_tables
+from table import machine_text, mb, ms, rate, table
+
 ROOT = Path(__file__).resolve().parent.parent
 RESULT = ROOT / "benches/results/deb63k.json"
 HTTP = ROOT / "benches/results/http.json"
-
-
-def table(head, rows):
-    lines = [head, ["---"] + ["---:"] * (len(head) - 1), *rows]
-    return "\n".join("| " + " | ".join(map(str, line)) + " |" for line in lines)
-
-
-def mb(n):
-    return f"{n / 1e6:,.2f} MB" if n < 1e7 else f"{n / 1e6:,.1f} MB"
-
-
-def ms(x):
-    return f"{x:.3f} ms" if x < 1 else f"{x:.1f} ms" if x < 100 else f"{x:.0f} ms"
-
-
-def rate(x):
-    return f"{x:,.0f}" if x < 1000 else f"{round(x, -2):,.0f}"
+PLOTS = ROOT / "docs/plots"
 
 
 def label(name):
@@ -35,11 +22,9 @@ def label(name):
 
 
 def setting(result):
-    m = result["machine"]
     return (
         f"{result['load'][0]['rows']:,} rows × {result['dimension']}, {result['queries']:,} queries, k = {result['k']}; "
-        f"{m['cores']} cores of {m['cpu']}, {m['memory_gib']} GiB, load average {m['load_average']:.1f} at the start "
-        f"and {m['load_average_after']:.1f} at the end; {m['date']}."
+        f"{machine_text(result)}"
     )
 
 
@@ -212,7 +197,8 @@ def glance(result):
             f"index alone: {result['warm']['lancedb']['index_s']:.1f} s" if "warm" in result else "",
         ],
     ]
-    text = f"{setting(result)} [docs/measured.md](docs/measured.md) has the rest; `benches/deb63k.sh` measures again."
+    rows += index_tables.glance(RESULT.parent)
+    text = f"{setting(result)} [docs/measured.md](docs/measured.md) has the rest; `benches/run.sh` measures again."
     return table(["what", "Esker", "beside it, same run"], rows) + "\n\n" + text
 
 
@@ -227,6 +213,8 @@ def main():
     ]
     if HTTP.exists():
         pages.append((ROOT / "docs/measured.md", "http", over_http(json.loads(HTTP.read_text("utf-8")))))
+    index, plots = index_tables.measured(RESULT.parent)
+    pages.append((ROOT / "docs/measured.md", "index", index))
     stale = []
     for page, mark, body in pages:
         old = page.read_text("utf-8")
@@ -240,8 +228,17 @@ def main():
             stale.append(page.name)
         else:
             page.write_text(new, "utf-8")
+    for name, plot in plots.items():
+        path = PLOTS / name
+        if path.exists() and path.read_text("utf-8") == plot:
+            continue
+        if check:
+            stale.append(path.name)
+        else:
+            PLOTS.mkdir(exist_ok=True)
+            path.write_text(plot, "utf-8")
     if stale:
-        sys.exit(f"error: the tables of {', '.join(stale)} are not those of benches/results: run benches/tables.py")
+        sys.exit(f"error: {', '.join(stale)}: not those of benches/results: run benches/tables.py")
 
 
 if __name__ == "__main__":

@@ -12,9 +12,9 @@ fuzz_target!(|data: &[u8]| {
         for line in data.split(|byte| *byte == b'\n') {
             let Ok(record) = serde_json::from_slice::<Record>(line) else { continue };
             let text = serde_json::to_vec(&record).unwrap();
-            let again: Record = serde_json::from_slice(&text).unwrap();
             // Infinite floats, which the batch is refused for, are written as null.
             if record.vector.iter().all(|x| x.is_finite()) {
+                let again: Record = serde_json::from_slice(&text).unwrap();
                 assert_eq!(again.id, record.id);
                 assert_eq!(again.vector, record.vector);
             }

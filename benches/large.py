@@ -1,0 +1,126 @@
+#!/usr/bin/env python3
+"""One data set from file to answers: large.py SET [options]
+
+Import and compaction into a directory (rows a second, processor time, most memory, bytes), then warm searches for each
+recall that one may ask for, and cold ones: waves, requests and bytes, and with --s3 their time over the S3 server of the
+tests with 50 ms a request. SET is a folder made by generate.py, or deb63k. Writes benches/results/set-SET.json.
+"""
+
+import argparse
+import tempfile
+import time
+import urllib.request
+from pathlib import Path
+
+from curves import TARGETS
+from harness import K, LATENCY_MS, RESULTS, SEARCH_MEMORY, Esker, binaries, live, machine, s3_server, save, say
+from truth import Truth
+
+SEARCHED = ("recall", "least_recall", "min_rows", "qps", "p50_ms", "p99_ms")
+ASKED = ("waves", "most_waves", "gets", "most_gets", "lists", "bytes", "most_bytes")
+# Predicates of each kind; the generated sets have these columns.
+PREDICATES = {
+    "=": "section = 'section 07'",
+    "IN": "section IN ('section 03', 'section 11', 'section 30')",
+    "range": "kb < 100",
+    "contains": "array_has(tags, 'tag-020')",
+    "together": "section = 'section 07' AND kb >= 100 AND array_has(tags, 'tag-001')",
+}
+
+
+def files(store):
+    """Bytes of everything in the store, by kind of object."""
+    out = {}
+    for path in Path(store).rglob("*"):
+        if path.is_file() and path.relative_to(store).parts[0] == "c":
+            part = path.relative_to(store).parts[2]
+            kind = {".parquet": "rows", ".index": "index"}.get(path.suffix, part)
+            out[kind] = out.get(kind, 0) + path.stat().st_size
+    return out
+
+
+def used_text(used):
+    return f"{used['wall_s']:.1f} s, {used['cpu_s']:.1f} s of processor, {used['rss_bytes'] / 2**20:,.0f} MiB"
+
+
+def built(esker, truth, kind, memory, scratch):
+    """Import and compaction, each with what it used."""
+    out = {}
+    arguments = ["--into", "set", "--vector-type", kind, "--metric", "cosine"]
+    done, used = esker.measured("--memory", memory, "--scratch", scratch, "import", truth.base_file, *arguments)
+    assert done["rows"] == truth.rows, done
+    out["import"] = {**used, "rows_per_s": truth.rows / used["wall_s"]}
+    say(f"{truth.name}: imported, {used_text(used)}")
+    done, used = esker.measured("--memory", memory, "--scratch", scratch, "compact", "set")
+    assert done["live_rows"] == truth.rows, done
+    out["compact"] = {**used, "folded_rows": done["folded_rows"], "bytes_written": done["bytes_written"]}
+    say(f"{truth.name}: compacted, {used_text(used)}")
+    return out
+
+
+def warm(esker, truth, queries):
+    rows = []
+    for target in TARGETS:
+        arguments = ["-k", K, "--limit", queries, "--min-recall", target, "--ids"]
+        done, _ = esker("--memory", SEARCH_MEMORY, "eval", "set", truth.query_file, *arguments)
+        row = {"min_recall": target, "judged": truth.judge("none", done["ids"], K)["recall"]}
+        row["memory"] = {key: done["memory"][key] for key in SEARCHED}
+        row["strong"] = {key: done[key] for key in SEARCHED}
+        say(f"{truth.name}: asked for {target}, recall {row['memory']['recall']:.4f}, {row['memory']['qps']:,.0f}/s in memory")
+        rows.append(row)
+    return rows
+
+
+def cold(esker, truth, queries):
+    """Searches that start with nothing cached, without a filter and under one of each kind."""
+    rows = []
+    for kind, predicate in {"none": None, **(PREDICATES if truth.generated else {})}.items():
+        arguments = ["--filter", predicate] if predicate else []
+        limit = queries if not predicate else max(1, queries // 3)
+        done, _ = esker("eval", "set", truth.query_file, "-k", K, "--cold", "--limit", limit, *arguments)
+        row = {"filter": kind, "predicate": predicate, "queries": limit, "matches": done["rows"]}
+        row |= {key: done[key] for key in (*SEARCHED, *ASKED)}
+        say(f"{truth.name}, cold, {kind}: {row['waves']:.2f} waves, {row['gets']:.0f} GETs, {row['bytes'] / 1e6:.2f} MB")
+        rows.append(row)
+    return rows
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("set", type=Path)
+    binaries(parser)
+    parser.add_argument("--store", type=Path, help="keep the store here, or use the one that is here")
+    parser.add_argument("--memory", default="3GiB")
+    parser.add_argument("--queries", type=int, default=300)
+    parser.add_argument("--cold-queries", type=int, default=60)
+    parser.add_argument("--s3", action="store_true", help="time cold searches over S3 too: the server holds the set in memory")
+    parser.add_argument("--out", type=Path)
+    args = parser.parse_args()
+    began = time.monotonic()
+    truth, out = Truth(args.set), args.out
+    kind = "f32" if truth.generated else "f16"
+    result = {"set": truth.name, "rows": truth.rows, "dimension": truth.dimension, "k": K, "vector_type": kind}
+    result |= {"machine": machine(), "memory": args.memory, "queries": args.queries}
+    with tempfile.TemporaryDirectory(dir=args.store and args.store.parent) as scratch:
+        store = args.store or Path(scratch) / "store"
+        esker = Esker(args.esker, store)
+        if not store.exists():
+            result |= built(esker, truth, kind, args.memory, scratch)
+        result["bytes"] = files(store)
+        result["live_bytes"], result["segments"] = live(esker, "set")
+        result["warm"] = warm(esker, truth, args.queries)
+        result["cold"] = cold(esker, truth, args.cold_queries)
+    if args.s3:
+        with s3_server(args.s3_server) as (endpoint, environment):
+            esker = Esker(args.esker, "s3://esker/bench", environment)
+            esker("doctor")
+            arguments = ["--into", "set", "--vector-type", kind, "--metric", "cosine", "--compact"]
+            esker("--memory", args.memory, "import", truth.base_file, *arguments)
+            urllib.request.urlopen(f"{endpoint}/-/latency/{LATENCY_MS}").read()
+            result["s3"] = {"latency_ms": LATENCY_MS, "cold": cold(esker, truth, args.cold_queries)}
+    result["took_s"] = time.monotonic() - began
+    save(out or RESULTS / f"set-{truth.name}.json", result)
+
+
+if __name__ == "__main__":
+    main()
