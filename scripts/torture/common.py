@@ -18,6 +18,8 @@ from urllib.parse import quote, urlsplit
 
 WORK = Path(os.environ["TORTURE_WORK"])
 DIMENSION = 4
+# Tokens of callers that the register keeps.
+TOKENS = 4096
 # How long a write is sent again before that is a failure.
 PATIENCE = 120
 
@@ -73,13 +75,13 @@ class Esker:
         return said
 
     def tokens(self, collection):
-        """How many batches the register and the tail name; each once."""
+        """How many batches the register and the tail name, each once; None when the register let go of some."""
         recent = [r["token"] for r in self.run("manifest", "show", collection)["recent"]]
         tail = [b["token"] for entry in self.run("wal", "show", collection) for b in entry["batches"]]
         named = recent + tail
         if len(set(named)) != len(named):
             raise Wrong(f"{collection}: a batch is in the log twice")
-        return len(named)
+        return len(named) if len(recent) < TOKENS else None
 
     def keys(self, folder):
         """The names of the objects in a folder of the store."""

@@ -368,21 +368,22 @@ impl Truth {
         assert_eq!(manifest.hashes.accepted, accepted, "INV-6: accepted of version {version}");
         assert_eq!(manifest.hashes.live, live, "INV-6: live of version {version}");
         assert_eq!(manifest.hashes.pruned, accepted - live, "INV-6: pruned of version {version}");
-        let recent = folded.iter().flat_map(|(entry, _)| {
-            entry.batches.iter().map(|b| Recent {
-                token: b.token,
-                seq: entry.seq,
-                rows: b.rows,
-                at_ms: b.arrived_ms,
-            })
-        });
+        let recent = folded.iter().flat_map(|(e, _)| e.batches.iter().map(|batch| Recent::of(e.seq, batch)));
         let recent: Vec<Recent> = recent.collect();
-        // Each is kept for a day at least.
+        // Given ones are kept for a day at least, drawn ones for minutes, and of each the newest.
         let newest = recent.iter().map(|r| r.at_ms).max().unwrap_or(i64::MIN);
-        let kept = recent.iter().filter(|r| {
-            r.at_ms >= newest.saturating_sub(limits::TOKEN_RETENTION_MS) || manifest.recent.contains(r)
-        });
-        assert!(kept.eq(&manifest.recent), "the tokens of version {version}");
+        let mut left = [limits::DRAWN_TOKENS, limits::TOKENS];
+        let mut kept: Vec<Recent> = Vec::new();
+        for r in recent.iter().rev() {
+            let due = [limits::DRAWN_RETENTION_MS, limits::TOKEN_RETENTION_MS][usize::from(r.given)];
+            let left = &mut left[usize::from(r.given)];
+            if *left > 0 && r.at_ms >= newest.saturating_sub(due) || manifest.recent.contains(r) {
+                *left = left.saturating_sub(1);
+                kept.push(*r);
+            }
+        }
+        kept.reverse();
+        assert_eq!(kept, manifest.recent, "the tokens of version {version}");
     }
 
     /// After a collection that kept nothing but the newest version: no name lies there that nothing refers to.

@@ -5,6 +5,7 @@
 mod calibration;
 mod codes;
 mod large;
+mod merge;
 mod order;
 mod spill;
 mod vectors;
@@ -25,10 +26,11 @@ use esker_index::{Clustering, Metric, cluster, leaf_target};
 use esker_store::Clock;
 
 use crate::parallel::{self, Task};
-use crate::scratch::ScratchFile;
+use crate::scratch::{Scratch, ScratchFile};
 use crate::versions::versions;
 use codes::Coded;
 pub(crate) use large::Large;
+pub(crate) use merge::Base;
 use order::Ordered;
 pub(crate) use spill::Spill;
 use vectors::Whole;
@@ -72,6 +74,8 @@ pub struct BuiltSegment {
     pub seqs: (Seq, Seq),
     /// Sum of the rows' hashes.
     pub hash: SetHash,
+    /// Rows whose codes were copied from another segment.
+    pub copied: u64,
 }
 
 /// The bytes of a new object.
@@ -101,6 +105,7 @@ pub(crate) struct Made {
     pub(crate) leaf_starts: Vec<u32>,
     pub(crate) seqs: (Seq, Seq),
     pub(crate) hash: SetHash,
+    pub(crate) copied: u64,
 }
 
 impl Made {
@@ -122,6 +127,7 @@ impl From<BuiltSegment> for Made {
             leaf_starts: built.leaf_starts,
             seqs: built.seqs,
             hash: built.hash,
+            copied: built.copied,
         }
     }
 }
@@ -150,6 +156,18 @@ pub fn build_segment(
     clock: &dyn Clock,
     progress: &dyn Fn(u64, u64),
 ) -> Result<Option<BuiltSegment>> {
+    build_merged(rows, None, target, options, clock, progress)
+}
+
+/// [`build_segment`] around the leaves and codes of the input that has most of the rows, if one has.
+pub(crate) fn build_merged(
+    rows: Vec<RecordBatch>,
+    base: Option<Base<'_>>,
+    target: Target<'_>,
+    options: BuildOptions,
+    clock: &dyn Clock,
+    progress: &dyn Fn(u64, u64),
+) -> Result<Option<BuiltSegment>> {
     let arrow = arrow_schema(target.settings, target.schema);
     if rows.iter().any(|b| b.schema().fields() != arrow.fields()) {
         return Err(Error::internal("rows for a segment do not have the collection's schema"));
@@ -162,7 +180,46 @@ pub fn build_segment(
         return Err(Error::internal(format!("{count} rows are too many for one segment")));
     }
     let build = Build { target, options, watch: StopWatch::new(clock) };
-    build.run(rows, progress).map(Some)
+    build.run(rows, base, progress).map(Some)
+}
+
+/// The files of a segment that was built in scratch files.
+pub struct BuiltFiles {
+    /// `rows.parquet`.
+    pub rows_file: Arc<dyn ScratchFile>,
+    /// The index file.
+    pub index_file: Arc<dyn ScratchFile>,
+    /// Sizes and the checksum of the part that opens the index.
+    pub summary: IndexSummary,
+    /// That part.
+    pub header: Bytes,
+}
+
+/// [`build_segment`] of rows that come one batch after the other and need not fit `memory` (bytes): a compaction does the
+/// same where a third of its memory is too little for them.
+///
+/// # Errors
+/// As [`build_segment`], and Unavailable when the scratch files fail.
+pub fn build_segment_in_scratch(
+    rows: impl Iterator<Item = Result<RecordBatch>> + Send,
+    target: Target<'_>,
+    options: BuildOptions,
+    memory: u64,
+    scratch: &dyn Scratch,
+    clock: &dyn Clock,
+    progress: &dyn Fn(u64, u64),
+) -> Result<Option<BuiltFiles>> {
+    let mut watch = StopWatch::new(clock);
+    let mut spill = Spill::new(target.settings, memory, options.seed, scratch)?;
+    parallel::ahead(options.threads, rows, |batch| spill.push(&batch))?;
+    watch.lap("spill");
+    let built = Large { target, options, memory, scratch, watch }.build(spill, progress)?;
+    Ok(built.and_then(|made| match (made.rows_file, made.index_file) {
+        (Blob::Scratch(rows_file), Blob::Scratch(index_file)) => {
+            Some(BuiltFiles { rows_file, index_file, summary: made.summary, header: made.header })
+        }
+        _ => None,
+    }))
 }
 
 /// The metric in the words of the index.
@@ -215,26 +272,34 @@ impl Ids {
 }
 
 impl Build<'_> {
-    fn run(mut self, rows: Vec<RecordBatch>, progress: &dyn Fn(u64, u64)) -> Result<BuiltSegment> {
+    fn run(
+        mut self,
+        rows: Vec<RecordBatch>,
+        base: Option<Base<'_>>,
+        progress: &dyn Fn(u64, u64),
+    ) -> Result<BuiltSegment> {
         let settings = self.target.settings;
         let source = order::Source::gather(rows, settings)?;
         self.watch.lap("gather");
-        let clustering = self.cluster(source.vectors(), progress);
+        let kept = match &base {
+            Some(base) => base.keep(source.vectors(), settings, self.options)?,
+            None => None,
+        };
+        let (clustering, kept) = match kept {
+            Some((clustering, kept)) => (clustering, Some(kept)),
+            None => (self.cluster(source.vectors(), progress), None),
+        };
         self.watch.lap("cluster");
         let leaf_starts = leaf_starts(&clustering);
         let ordered = source.reorder(&clustering.order, &self.target, self.options.threads)?;
         self.watch.lap("reorder");
-        let files = self.files(&ordered, &clustering, &leaf_starts)?;
+        let coded = self.coded(&ordered, &clustering, &leaf_starts, kept)?;
+        let copied = coded.copied();
+        let files = self.files(coded, &ordered, &leaf_starts)?;
         self.watch.lap("files");
         let vectors = Whole { vectors: &ordered.vectors, d: settings.dimension as usize };
-        let calibration = calibration::calibrate(
-            &vectors,
-            &files.coded,
-            &leaf_starts,
-            metric(settings),
-            self.options,
-            self.options.threads,
-        )?;
+        let calibration =
+            calibration::calibrate(&vectors, &files.coded, &leaf_starts, metric(settings), self.options)?;
         self.watch.lap("calibrate");
         let (summary, index_file) = self.index(&files, calibration, &leaf_starts)?;
         self.watch.lap("index");
@@ -247,6 +312,7 @@ impl Build<'_> {
             leaf_starts,
             seqs: files.ids.seqs,
             hash: files.ids.sum,
+            copied,
         })
     }
 
@@ -264,13 +330,28 @@ impl Build<'_> {
         cluster(vectors, d, metric(settings), target, self.options.seed, self.options.threads, &heard)
     }
 
-    /// Everything that depends on the order alone, on all threads.
-    fn files(&self, ordered: &Ordered, clustering: &Clustering, leaf_starts: &[u32]) -> Result<Files> {
-        let Target { settings, .. } = self.target;
+    /// What codes are made with.
+    fn coded(
+        &self,
+        ordered: &Ordered,
+        clustering: &Clustering,
+        leaf_starts: &[u32],
+        kept: Option<merge::Kept>,
+    ) -> Result<Coded> {
+        let settings = self.target.settings;
+        if let Some(kept) = kept {
+            return Coded::kept(settings, clustering.leaves, kept);
+        }
         let mut coded = Coded::new(settings, clustering.leaves, &clustering.centroids, self.options.seed)?;
         let mut total = 0.0;
         coded.add_residuals(0, &ordered.vectors, leaf_starts, &mut total);
         coded.set_scale(total, ordered.rows());
+        Ok(coded)
+    }
+
+    /// Everything that depends on the order alone, on all threads.
+    fn files(&self, mut coded: Coded, ordered: &Ordered, leaf_starts: &[u32]) -> Result<Files> {
+        let Target { settings, .. } = self.target;
         let mut groups = vec![0; coded.groups_len(ordered.rows())];
         let (mut rows, mut payload, mut ids) = (None, None, None);
         let mut tasks: Vec<Task<'_>> = vec![

@@ -14,7 +14,7 @@ use esker_format::{Error, Kind, Result, SetHash, Version};
 use esker_store::{Collection, Io, Meter, Unfolded};
 use futures::TryStreamExt;
 
-use crate::build::{BuildOptions, Large, Made, Spill, StopWatch, Target, build_segment};
+use crate::build::{BuildOptions, Large, Made, Spill, StopWatch, Target, build_merged};
 use crate::fold::{Fold, Winners};
 use crate::scratch::{MemoryScratch, Scratch};
 use commit::Commit;
@@ -108,6 +108,10 @@ pub struct Report {
     pub merged: usize,
     /// Rows of the new segment; 0 if none was made.
     pub rows: u64,
+    /// Of these, rows whose codes were copied from a segment that was rewritten …
+    pub copied: u64,
+    /// … and rows that were encoded.
+    pub encoded: u64,
     /// Rows of older segments that were marked as overwritten or deleted.
     pub marked: u64,
     /// Row versions that no longer count, tombstones among them.
@@ -251,6 +255,7 @@ impl Compactor {
             Inputs::read(meter, collection, &unfolded, &winners, &merges, now_ms, &mut rows, progress)
                 .await?;
         let live = tail.keep(&winners, &mut rows).await?;
+        let base = inputs.base(meter, &unfolded, winners.live_rows, &rows).await?;
         let work = Work::new(&unfolded, &inputs, &winners, live);
         // Entries, payloads and headers are done with; rows live on in what is built.
         drop((tail, winners));
@@ -262,7 +267,7 @@ impl Compactor {
         let heard = |done, total| progress(Progress { stage: Stage::Build, done, total });
         let built = blocking(|| match rows {
             Gathered::Memory(rows) => {
-                Ok(build_segment(rows, target, options, &**clock, &heard)?.map(Made::from))
+                Ok(build_merged(rows, base, target, options, &**clock, &heard)?.map(Made::from))
             }
             Gathered::Scratch(spill) => {
                 let (memory, scratch, watch) =
@@ -321,6 +326,8 @@ impl Report {
             segments_out: next.segments_out,
             merged: self.merged + next.merged,
             rows: next.rows,
+            copied: self.copied + next.copied,
+            encoded: self.encoded + next.encoded,
             marked: self.marked + next.marked,
             pruned: self.pruned + next.pruned,
             expired: self.expired + next.expired,
@@ -358,12 +365,7 @@ impl Work {
     fn new(snapshot: &Unfolded, inputs: &Inputs, folded: &Winners, live: SetHash) -> Self {
         let recent = snapshot.tail.iter().flat_map(|e| {
             let seq = e.seq();
-            e.entry.batches.iter().map(move |b| Recent {
-                token: b.token,
-                seq,
-                rows: b.rows,
-                at_ms: b.arrived_ms,
-            })
+            e.entry.batches.iter().map(move |b| Recent::of(seq, b))
         });
         let accepted: SetHash = folded.accepted.iter().copied().sum();
         let pruned_rows = folded.superseded + folded.tombstones + folded.expired;

@@ -6,6 +6,7 @@
 
 mod columns;
 pub mod container;
+mod content;
 mod cursor;
 mod decode;
 mod encode;
@@ -16,6 +17,7 @@ pub(crate) mod samples;
 mod validate;
 mod walk;
 
+pub use content::Contents;
 pub use decode::{BlockContext, Decoded, RowsBuilder, Tombstone};
 pub use encode::{encode_record, encode_tombstone};
 pub use validate::{Rules, Summary, Validator, validate};

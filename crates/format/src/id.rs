@@ -67,6 +67,29 @@ impl<'de> Deserialize<'de> for Token {
     }
 }
 
+/// What a write says, as a hash of 64 bits; 16 lowercase hex digits as text. See [`crate::avro::Contents`].
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub struct Content(pub u64);
+
+impl fmt::Debug for Content {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:016x}", self.0)
+    }
+}
+
+impl Serialize for Content {
+    fn serialize<S: serde::Serializer>(&self, s: S) -> std::result::Result<S::Ok, S::Error> {
+        s.collect_str(&format_args!("{:016x}", self.0))
+    }
+}
+
+impl<'de> Deserialize<'de> for Content {
+    fn deserialize<D: serde::Deserializer<'de>>(d: D) -> std::result::Result<Self, D::Error> {
+        let s = String::deserialize(d)?;
+        u64::from_str_radix(&s, 16).map(Content).map_err(serde::de::Error::custom)
+    }
+}
+
 /// The name of a collection: `[a-z0-9_-]{1,64}`.
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize, Debug)]
 #[serde(try_from = "String", into = "String")]

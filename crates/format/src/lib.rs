@@ -18,7 +18,7 @@ pub mod segment;
 pub mod wal;
 
 pub use error::{Error, Kind, Result};
-pub use id::{CollectionId, Name, Seq, SetHash, Token, Version};
+pub use id::{CollectionId, Content, Name, Seq, SetHash, Token, Version};
 
 #[cfg(test)]
 mod spec_tests;

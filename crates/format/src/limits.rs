@@ -34,7 +34,13 @@ pub const FOLD_ENTRIES: u64 = 16;
 pub const FOLD_BYTES: u64 = 1 << 20;
 /// Whole numbers above this magnitude are not exact as a float.
 pub const EXACT_INT: i64 = 1 << 53;
-/// Tokens stay known to the manifest this long.
+/// Tokens that callers gave stay known to the manifest this long.
 pub const TOKEN_RETENTION_MS: i64 = 24 * 60 * 60 * 1000;
+/// Most of these in a manifest: the newest.
+pub const TOKENS: usize = 4_096;
+/// Drawn tokens stay known this long: a caller learns one by an outcome that is unknown, and tries again with it.
+pub const DRAWN_RETENTION_MS: i64 = 10 * 60 * 1000;
+/// Most of these in a manifest: the newest.
+pub const DRAWN_TOKENS: usize = 1_024;
 /// An expired row is dropped by a compaction this long after its instant.
 pub const EXPIRY_GRACE_MS: i64 = 5 * 60 * 1000;

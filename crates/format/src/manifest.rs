@@ -6,9 +6,11 @@ use serde::{Deserialize, Serialize};
 
 use crate::envelope::{self, Envelope};
 use crate::error::{Error, Result};
-use crate::id::{CollectionId, Seq, SetHash, Token, Version};
+use crate::id::{CollectionId, Content, Seq, SetHash, Token, Version};
 use crate::keys::Made;
+use crate::limits;
 use crate::schema::{Schema, Settings};
+use crate::wal::Batch;
 
 /// A committed state of a collection: envelope + JSON at `manifest/{~version}`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -34,7 +36,7 @@ pub struct Manifest {
     pub segments: Vec<Segment>,
     /// Conservation of row versions up to the watermark.
     pub hashes: Hashes,
-    /// Tokens of batches at or below the watermark, for idempotency, oldest first.
+    /// Tokens of batches at or below the watermark, for idempotency, oldest first; bounded by [`Recent::keep`].
     pub recent: Vec<Recent>,
     /// What may have been deleted.
     pub floors: Floors,
@@ -133,6 +135,36 @@ pub struct Recent {
     pub rows: u32,
     /// Its arrival.
     pub at_ms: i64,
+    /// As in [`Batch::given`].
+    #[serde(default)]
+    pub given: bool,
+    /// As in [`Batch::content`].
+    #[serde(default)]
+    pub content: Option<Content>,
+}
+
+impl Recent {
+    /// What is kept of a batch of the entry `seq`.
+    pub fn of(seq: Seq, batch: &Batch) -> Self {
+        let Batch { token, rows, arrived_ms, given, content, .. } = *batch;
+        Recent { token, seq, rows, at_ms: arrived_ms, given, content }
+    }
+
+    /// Lets go of what is too old by the newest arrival `at_ms`, and of the oldest beyond the most that a manifest has.
+    pub fn keep(recent: &mut Vec<Recent>, at_ms: i64) {
+        let (mut given, mut drawn) = (limits::TOKENS, limits::DRAWN_TOKENS);
+        recent.reverse();
+        recent.retain(|r| {
+            let (left, age) = match r.given {
+                true => (&mut given, limits::TOKEN_RETENTION_MS),
+                false => (&mut drawn, limits::DRAWN_RETENTION_MS),
+            };
+            let kept = *left > 0 && r.at_ms >= at_ms.saturating_sub(age);
+            *left -= usize::from(kept);
+            kept
+        });
+        recent.reverse();
+    }
 }
 
 /// What stands where a manifest no longer retained stood: the name stays taken.

@@ -12,6 +12,8 @@ mod json;
 pub const SCHEMA: &str = include_str!("record.avsc");
 /// CRC-64-AVRO (Rabin) of the schema's parsing canonical form.
 pub const FINGERPRINT: u64 = 0xb000_cf72_97d3_d1c5;
+/// The times that a record may have, in milliseconds: those that four digits of year can write.
+pub const TIMES_MS: std::ops::RangeInclusive<i64> = -62_135_596_800_000..=253_402_300_799_999;
 /// Version of the schema that both sides of a binary transport state.
 pub const SCHEMA_VERSION: u32 = 1;
 

@@ -145,7 +145,7 @@ fn publish(m: &mut Manifest, p: &Publish) -> Result<(), Refusal> {
     }
     let newest = p.recent.iter().map(|r| r.at_ms).max().unwrap_or(i64::MIN);
     m.recent.extend_from_slice(&p.recent);
-    m.recent.retain(|r| r.at_ms >= newest.saturating_sub(limits::TOKEN_RETENTION_MS));
+    Recent::keep(&mut m.recent, newest);
     Ok(())
 }
 

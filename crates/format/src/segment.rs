@@ -9,7 +9,7 @@ pub mod rows;
 mod wire;
 
 #[cfg(test)]
-mod fixture;
+pub(crate) mod fixture;
 
 /// Rows of a vector page of `rows.parquet`.
 pub const PAGE_ROWS: u32 = 256;

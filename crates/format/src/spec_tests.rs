@@ -64,6 +64,9 @@ fn limits_page() {
         ("FOLD_BYTES", limits::FOLD_BYTES),
         ("EXACT_INT", limits::EXACT_INT as u64),
         ("TOKEN_RETENTION_MS", limits::TOKEN_RETENTION_MS as u64),
+        ("TOKENS", limits::TOKENS as u64),
+        ("DRAWN_RETENTION_MS", limits::DRAWN_RETENTION_MS as u64),
+        ("DRAWN_TOKENS", limits::DRAWN_TOKENS as u64),
         ("EXPIRY_GRACE_MS", limits::EXPIRY_GRACE_MS as u64),
     ]
     .into();
@@ -155,6 +158,8 @@ fn wal_page() {
     let batch = wal::Batch {
         token: crate::Token(1),
         op: crate::record::Op::Upsert,
+        given: true,
+        content: Some(crate::Content(1)),
         rows: 1,
         blocks: 1,
         arrived_ms: 1,

@@ -28,7 +28,7 @@ use crate::avro::container::{self, Block, Codec, Container};
 use crate::avro::{BlockContext, RowsBuilder, ids};
 use crate::envelope::{FORMAT_VERSION, check_features};
 use crate::error::{Error, Kind, Result};
-use crate::id::{CollectionId, Seq, SetHash, Token};
+use crate::id::{CollectionId, Content, Seq, SetHash, Token};
 use crate::keys::{Key, Keys, Part};
 use crate::limits;
 use crate::record::Op;
@@ -54,6 +54,12 @@ pub const IDS: &str = "esker.ids";
 pub struct Batch {
     /// The write.
     pub token: Token,
+    /// The token is its caller's, who may use it again; else it was drawn.
+    #[serde(default)]
+    pub given: bool,
+    /// What the caller asked for, where that is known.
+    #[serde(default)]
+    pub content: Option<Content>,
     /// What it does.
     pub op: Op,
     /// Its records.
@@ -92,6 +98,10 @@ impl BodyRef {
 pub struct PendingBatch {
     /// The write.
     pub token: Token,
+    /// The token is its caller's, and an earlier write may have it; else it was drawn for this one.
+    pub given: bool,
+    /// What the caller asked for: under one token, the same again is a retry, and anything else refused.
+    pub content: Option<Content>,
     /// What it does.
     pub op: Op,
     /// When it arrived.
@@ -175,6 +185,8 @@ pub fn encode(parts: &EntryParts<'_>) -> Result<Vec<u8>> {
         })?;
         batches.push(Batch {
             token: pending.token,
+            given: pending.given,
+            content: pending.content,
             op: pending.op,
             rows: row - first,
             blocks: pending.blocks.len() as u32,

@@ -1,7 +1,9 @@
 //! Quantised leaf centroids: small enough to ride in `head`, scanned flat.
 
+mod extend;
 mod products;
 
+pub use extend::Origin;
 use products::{LINE, Line, products};
 
 use crate::Metric;

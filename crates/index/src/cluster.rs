@@ -1,10 +1,14 @@
 //! Seeded, balanced k-means, and the order it gives the rows of a segment.
 
+mod adapt;
 mod bisect;
+mod neighbours;
 mod panels;
 mod parallel;
 mod stream;
 
+pub use adapt::{Adapted, Standing, adapt};
+pub use neighbours::Neighbours;
 pub use stream::{Leaves, Moments, arrange};
 
 use bisect::bisect;
@@ -25,13 +29,17 @@ const TRAIN_PER_LEAF: usize = 64;
 /// Segments up to this many rows are trained on all of them.
 const TRAIN_ALL: usize = 1 << 17;
 /// Assignments on the training rows, each followed by new means.
-const TRAIN_ROUNDS: usize = 3;
+const TRAIN_ROUNDS: usize = 8;
 /// Assignments of all rows after training ("refine twice").
 const REFINE_ROUNDS: usize = 2;
 /// A leaf is split above this multiple of the target …
 const SPLIT_ABOVE: usize = 2;
 /// … and dissolved below the target divided by this.
 const MERGE_BELOW: usize = 4;
+/// Rows of a leaf that are not put in order further: a search that reads one of their vectors reads over the others.
+const BESIDE: usize = 8;
+/// Sets the draw of first leaves apart from that of training rows.
+const DRAW: u64 = 0x1EAF;
 /// Rows assigned as one task.
 const CHUNK: usize = 960;
 
@@ -44,7 +52,7 @@ pub struct Clustering {
     pub centroids: Vec<f32>,
     /// Leaf of each row.
     pub assignment: Vec<u32>,
-    /// Rows in their final order: by leaf, inside a leaf by bisection.
+    /// Rows in their final order: by leaf, inside a leaf by bisection into some eight rows.
     pub order: Vec<u32>,
 }
 
@@ -65,9 +73,9 @@ pub fn cluster_work(rows: usize, target: usize) -> u64 {
 
 /// Clusters `data` (n·d finite values, one row after another; n < 2^32) into about n/target leaves of at most 4·target rows.
 ///
-/// Balanced bisection gives the first leaves and the tree order; k-means then moves rows between leaves, comparing each
-/// row with all leaves up to 1,024, else with those under its 8 nearest parents; leaves above twice the target are split,
-/// those below a quarter dissolved. Under cosine rows are normalised as they are read, without a copy.
+/// Rows drawn evenly are the first leaves; k-means then moves rows between leaves, comparing each row with all leaves up to
+/// 1,024, else with those under its 8 nearest parents; leaves above twice the target are split, those below a quarter
+/// dissolved. Bisection of the leaves gives the tree order. Under cosine rows are normalised as they are read, without a copy.
 ///
 /// The result depends on the data, target and seed, not on `threads`. `progress` hears the work done since its last
 /// call ([`cluster_work`] in all). A trailing part of a row is ignored.
@@ -107,6 +115,15 @@ fn leaf_count(rows: usize, target: usize) -> usize {
 
 fn training_rows(rows: usize, leaves: usize) -> usize {
     if rows <= TRAIN_ALL { rows } else { rows.min((TRAIN_PER_LEAF * leaves).max(TRAIN_ALL)) }
+}
+
+/// `count` of n places, one from each of as many equal stretches.
+fn draw(n: usize, count: usize, seed: u64) -> impl Iterator<Item = usize> {
+    let mut random = SplitMix::new(seed);
+    (0..count).map(move |i| {
+        let (from, to) = (i * n / count, (i + 1) * n / count);
+        from + random.below(to - from)
+    })
 }
 
 fn all(n: usize) -> Vec<u32> {
@@ -177,13 +194,12 @@ struct Build<'a> {
 }
 
 impl Build<'_> {
-    /// First centroids: bisection of the training rows, then k-means rounds on them.
+    /// First centroids: k-means rounds on the training rows, from some of these. Leaves that start as parts of a
+    /// bisection settle where queries probe a tenth to a fifth more of them (deb63k).
     fn train(&self, leaves: usize, progress: &dyn Fn(u64)) -> Vec<f32> {
-        let mut ids = self.sample(training_rows(self.rows.len(), leaves));
-        let parts = bisect(self.rows, &mut ids, leaves, self.seed, self.threads);
-        let mut centroids = self.part_means(&ids, &parts);
+        let ids = self.sample(training_rows(self.rows.len(), leaves));
+        let mut centroids = self.drawn(&ids, leaves.min(ids.len()));
         progress(ids.len() as u64);
-        ids.sort_unstable();
         for _ in 0..TRAIN_ROUNDS {
             let assignment = self.assign(&ids, &centroids);
             let means = self.means(&ids, &assignment);
@@ -206,13 +222,17 @@ impl Build<'_> {
         if count >= n {
             return all(n);
         }
-        let mut random = SplitMix::new(self.seed);
-        (0..count)
-            .map(|i| {
-                let (from, to) = (i * n / count, (i + 1) * n / count);
-                (from + random.below(to - from)) as u32
-            })
-            .collect()
+        draw(n, count, self.seed).map(|row| row as u32).collect()
+    }
+
+    /// Copies of `count` of the rows, as they are compared.
+    fn drawn(&self, ids: &[u32], count: usize) -> Vec<f32> {
+        let mut out = Vec::with_capacity(count * self.rows.d);
+        for at in draw(ids.len(), count, self.seed ^ DRAW) {
+            let inverse = self.rows.inverse(ids[at]);
+            out.extend(self.rows.row(ids[at]).iter().map(|x| x * inverse));
+        }
+        out
     }
 
     /// The nearest centroid of each of `ids`.
@@ -306,7 +326,7 @@ impl Build<'_> {
         Clustering { leaves, centroids, assignment, order }
     }
 
-    /// Rows by leaf, those of each ordered by bisection.
+    /// Rows by leaf, those of each ordered by bisection into some eight.
     fn order_inside(&self, assignment: &[u32], leaves: usize) -> Vec<u32> {
         let (mut order, ends) = group(&all(assignment.len()), assignment, leaves);
         let mut parts = Vec::with_capacity(leaves);
@@ -319,8 +339,8 @@ impl Build<'_> {
         }
         parallel::for_chunks(self.threads, &mut parts, 4, |_, leaves| {
             for leaf in leaves {
-                let rows = leaf.len();
-                bisect(self.rows, leaf, rows, self.seed, 1);
+                let parts = leaf.len().div_ceil(BESIDE);
+                bisect(self.rows, leaf, parts, self.seed, 1);
             }
         });
         order

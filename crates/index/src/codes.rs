@@ -225,26 +225,29 @@ pub fn pack_group(rows: &[RowCode], d: usize, out: &mut Vec<u8>) {
     }
 }
 
-/// Reads one group back: 32 codes, absent ones included, so that a merge copies codes without encoding again.
-/// Bytes of another length than [`group_bytes`] give an empty list.
+/// Reads one group back: 32 codes, absent ones included. Bytes of another length than [`group_bytes`] give an empty list.
 pub fn unpack_group(group: &[u8], d: usize) -> Vec<RowCode> {
-    if group.len() != group_bytes(d) {
-        return Vec::new();
+    (0..GROUP).map_while(|lane| unpack_row(group, d, lane)).collect()
+}
+
+/// Reads one code of a group back, so that a merge copies it without encoding again. Nothing from bytes of another length
+/// than [`group_bytes`], or a lane that no group has.
+pub fn unpack_row(group: &[u8], d: usize, lane: usize) -> Option<RowCode> {
+    if group.len() != group_bytes(d) || lane >= GROUP {
+        return None;
     }
     let (bits, fields) = group.split_at(GROUP * padded(d) / 8);
-    let field = |which: usize, lane: usize| {
+    let field = |which: usize| {
         let at = 2 * (which * GROUP + lane);
         u16::from_le_bytes([fields[at], fields[at + 1]])
     };
-    (0..GROUP)
-        .map(|lane| RowCode {
-            bits: unpack_bits(bits, lane, padded(d) / 64),
-            f_add: f16::from_bits(field(0, lane)),
-            f_rescale: f16::from_bits(field(1, lane)),
-            f_err: f16::from_bits(field(2, lane)),
-            check: field(3, lane),
-        })
-        .collect()
+    Some(RowCode {
+        bits: unpack_bits(bits, lane, padded(d) / 64),
+        f_add: f16::from_bits(field(0)),
+        f_rescale: f16::from_bits(field(1)),
+        f_err: f16::from_bits(field(2)),
+        check: field(3),
+    })
 }
 
 #[cfg(test)]

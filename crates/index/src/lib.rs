@@ -21,12 +21,15 @@ mod sums;
 mod topk;
 
 pub use bits::{Bitset, lanes};
-pub use centroids::{Centroids, centroid_bytes, pick_bits};
+pub use centroids::{Centroids, Origin, centroid_bytes, pick_bits};
 pub use check::check16;
-pub use cluster::{Clustering, Leaves, Moments, arrange, cluster, cluster_work, leaf_target};
+pub use cluster::{
+    Adapted, Clustering, Leaves, Moments, Neighbours, Standing, adapt, arrange, cluster, cluster_work,
+    leaf_target,
+};
 pub use codes::{
     Encoder, GROUP, LeafEncoder, RowCode, group_bytes, pack_group, padded, residual_scale, residual_square,
-    scale_of, unpack_group,
+    scale_of, unpack_group, unpack_row,
 };
 pub use distance::Exact;
 pub use metric::Metric;

@@ -33,9 +33,10 @@ impl Cut {
         self.blocks.iter().map(|b| b.data.len()).sum()
     }
 
-    /// The batch as the log takes it.
-    pub fn into_pending(self, token: Token, arrived_ms: i64) -> (PendingBatch, Summary) {
-        (PendingBatch { token, op: self.op, arrived_ms, blocks: self.blocks }, self.summary)
+    /// The batch as the log takes it. `given`: the token is its caller's.
+    pub fn into_pending(self, token: Token, given: bool, arrived_ms: i64) -> (PendingBatch, Summary) {
+        let (op, blocks, content) = (self.op, self.blocks, Some(self.summary.content));
+        (PendingBatch { token, given, content, op, arrived_ms, blocks }, self.summary)
     }
 }
 

@@ -170,7 +170,7 @@ impl Service {
         grpc::schema_version(message.schema_version)?;
         let name = Name::new(message.collection)?;
         let token = call.token(&message.idempotency_key)?;
-        let condition = condition(message.if_absent, message.if_version)?;
+        let condition = Condition::of(message.if_absent, message.if_version)?;
         let body = match one_of("records", message.records, message.avro_payload)? {
             Given::Avro(payload) => Body::Framed(payload),
             Given::Messages(records) => Body::Records(
@@ -190,7 +190,7 @@ impl Service {
         grpc::schema_version(message.schema_version)?;
         let name = Name::new(message.collection)?;
         let token = call.token(&message.idempotency_key)?;
-        let condition = condition(false, message.if_version)?;
+        let condition = Condition::of(false, message.if_version)?;
         let patches = (0..).zip(message.records).map(|(i, p)| patch(&format!("records[{i}]"), p));
         let patches: Vec<Patch> = patches.collect::<Result<_>>()?;
         self.ingest
@@ -203,7 +203,7 @@ impl Service {
         grpc::schema_version(message.schema_version)?;
         let name = Name::new(message.collection)?;
         let token = call.token(&message.idempotency_key)?;
-        let options = WriteOptions { token, condition: condition(false, message.if_version)? };
+        let options = WriteOptions { token, condition: Condition::of(false, message.if_version)? };
         let ingest = self.ingest.drawing(call.drawn());
         match one_of("ids", message.ids, message.avro_payload)? {
             Given::Avro(payload) => {
@@ -229,18 +229,6 @@ fn one_of<T>(field: &str, messages: Vec<T>, avro: Bytes) -> Result<Given<T>> {
         (_, true) => Ok(Given::Messages(messages)),
         (true, false) => Ok(Given::Avro(avro)),
         (false, false) => Err(Error::invalid("avro_payload", format!("give either {field} or avro_payload"))),
-    }
-}
-
-fn condition(if_absent: bool, if_version: Option<i64>) -> Result<Condition> {
-    match (if_absent, if_version) {
-        (false, None) => Ok(Condition::None),
-        (true, None) => Ok(Condition::IfAbsent),
-        (false, Some(version)) => Ok(Condition::IfVersion(version)),
-        (true, Some(_)) => Err(Error::invalid(
-            "if_version",
-            "a record that must be absent has no version: give if_absent or if_version",
-        )),
     }
 }
 

@@ -48,7 +48,7 @@ pub struct Ack {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct WriteOptions {
     /// Names a write that may be tried again ([`Token::from_key`] of a client's idempotency key); without one, a fresh
-    /// one is drawn. A name is known for 24 hours at least.
+    /// one is drawn. A name is known for 24 hours, unless 4,096 names came after it.
     pub token: Option<Token>,
     /// What must hold of every record of the write, or nothing is written.
     pub condition: Condition,
@@ -70,8 +70,8 @@ pub struct Ingest {
 /// One call, until it is answered.
 struct Attempt {
     token: Token,
-    /// The token was drawn for this call: no earlier write can have it.
-    fresh: bool,
+    /// The token is the caller's, and an earlier write may have it; else it was drawn for this call.
+    given: bool,
     /// The log may hold the batch.
     sent: AtomicBool,
 }
@@ -94,7 +94,8 @@ impl Ingest {
     /// # Errors
     /// Invalid, naming `records[i].field`, when a record or the batch breaks a rule, and NotFound when there is no such
     /// collection: nothing was written. Conflict when the condition does not hold, naming the first record and what was
-    /// found, or, with a time to retry after, when other writers were faster again and again: nothing was written, too.
+    /// found, or when the token names a write of other content, or, with a time to retry after, when other writers were
+    /// faster again and again: nothing was written, too.
     /// Unknown, with the token, when the outcome could not be learnt: call again with that token. Busy when the log is at
     /// its limit until a compaction.
     pub async fn write(
@@ -180,10 +181,11 @@ impl Ingest {
 
     /// Appends whatever is there now.
     async fn append(&self, meter: &Meter, to: &Collection, cut: Cut, attempt: &Attempt) -> Result<Ack> {
-        let (batch, summary) = cut.into_pending(attempt.token, self.store.client().seams().clock.now_ms());
+        let now_ms = self.store.client().seams().clock.now_ms();
+        let (batch, summary) = cut.into_pending(attempt.token, attempt.given, now_ms);
         widen(to, meter, attempt.token, &summary).await?;
         attempt.sent.store(true, Ordering::Relaxed);
-        let done = to.append(meter, batch, attempt.fresh).await;
+        let done = to.append(meter, batch).await;
         attempt.sent.store(false, Ordering::Relaxed);
         Ok(attempt.ack(done?))
     }
@@ -197,7 +199,7 @@ impl Ingest {
 
     fn attempt(&self, token: Option<Token>) -> Attempt {
         let drawn = || self.drawn.unwrap_or_else(|| self.store.client().seams().token());
-        Attempt { token: token.unwrap_or_else(drawn), fresh: token.is_none(), sent: AtomicBool::new(false) }
+        Attempt { token: token.unwrap_or_else(drawn), given: token.is_some(), sent: AtomicBool::new(false) }
     }
 
     /// Answers in time, whatever the store does. What was sent may still land.
@@ -260,10 +262,9 @@ pub(crate) async fn append(
     meter: &Meter,
     batch: PendingBatch,
     summary: &Summary,
-    fresh: bool,
 ) -> Result<Appended> {
     widen(collection, meter, batch.token, summary).await?;
-    collection.append(meter, batch, fresh).await
+    collection.append(meter, batch).await
 }
 
 #[cfg(test)]

@@ -38,8 +38,8 @@ pub type Compact = Box<dyn Fn() -> BoxFuture<'static, Result<()>> + Send + Sync>
 
 /// A compaction is due at this share of the log's limits, so that imports never run into them.
 const DUE_ENTRIES: u64 = limits::TAIL_ENTRIES / 2;
-/// See [`DUE_ENTRIES`].
-const DUE_BYTES: u64 = limits::TAIL_BYTES / 4;
+/// See [`DUE_ENTRIES`]. The rarer, the less often a large import writes its rows again.
+const DUE_BYTES: u64 = limits::TAIL_BYTES / 4 * 3;
 
 /// The batches of an import, into one collection.
 pub struct CollectionSink {
@@ -83,7 +83,7 @@ impl CollectionSink {
 impl BatchSink for CollectionSink {
     async fn append(&self, batch: PendingBatch, summary: &Summary) -> Result<Appended> {
         let bytes = batch.bytes() as u64;
-        let answer = append(&self.collection, &self.meter.fork(), batch, summary, false).await;
+        let answer = append(&self.collection, &self.meter.fork(), batch, summary).await;
         if answer.as_ref().is_err_and(|e| e.kind() == Kind::Busy) {
             self.full.store(true, Ordering::Relaxed);
         }

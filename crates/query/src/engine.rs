@@ -1,41 +1,36 @@
 //! The engine: reads of collections by name. Handles are cheap; what is immutable is kept between queries.
 
-use std::collections::HashMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
-use esker_format::avro::Decoded;
-use esker_format::keys::Made;
-use esker_format::schema::Schema;
-use esker_format::{CollectionId, Name, Result, Seq, Version};
+use esker_format::{Name, Result};
 use esker_store::{Client, Meter, Store};
-use roaring::RoaringBitmap;
 
-use crate::segment::Segment;
-use crate::tail::Tail;
-
+mod exact;
 mod filters;
 mod get;
 mod hits;
+pub(crate) mod leaves;
 pub(crate) mod load;
 mod memory;
 pub(crate) mod nearest;
 mod page;
+mod rerank;
 pub(crate) mod scan;
+mod scene;
 mod search;
 pub(crate) mod see;
+mod state;
 mod warm;
 
-pub(crate) use filters::Recent;
+pub(crate) use filters::{KEPT, KEPT_BYTES, Recent};
 pub use get::{Got, Stats};
 pub(crate) use hits::value_at;
 pub use page::{Cursor, Page, PageRequest};
 pub use scan::{ScanRequest, Scanned, table_schema};
 pub use see::{Access, Seen};
+pub(crate) use state::State;
 pub use warm::{Residency, Warm, WarmFilter, WarmHit};
-
-/// Segments kept open per collection; those of the newest manifest seen always are.
-const KEPT_SEGMENTS: usize = 64;
 
 /// How the engine reads.
 #[derive(Debug, Clone)]
@@ -128,123 +123,6 @@ impl Reader {
 
     fn now_ms(&self) -> i64 {
         self.client().seams().clock.now_ms()
-    }
-}
-
-/// What is kept of one life of a collection between queries: immutable things, and the last tail.
-#[derive(Debug, Default)]
-pub(crate) struct State {
-    kept: Mutex<Kept>,
-}
-
-#[derive(Debug, Default)]
-struct Kept {
-    segments: HashMap<Made, Arc<Segment>>,
-    deletes: HashMap<Made, Arc<RoaringBitmap>>,
-    tail: Option<LastTail>,
-    /// The newest manifest that was read from.
-    newest: Version,
-}
-
-#[derive(Debug)]
-struct LastTail {
-    version: Version,
-    position: Seq,
-    schema: Schema,
-    tail: Arc<Tail>,
-    /// Per segment of the manifest, the rows that the tail superseded.
-    superseded: Option<Arc<Vec<RoaringBitmap>>>,
-}
-
-impl State {
-    fn lock(&self) -> MutexGuard<'_, Kept> {
-        self.kept.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    pub fn segment(&self, made: Made) -> Option<Arc<Segment>> {
-        self.lock().segments.get(&made).cloned()
-    }
-
-    pub fn keep_segment(&self, segment: &Arc<Segment>) {
-        self.lock().segments.insert(segment.made, segment.clone());
-    }
-
-    pub fn deletes(&self, made: Made) -> Option<Arc<RoaringBitmap>> {
-        self.lock().deletes.get(&made).cloned()
-    }
-
-    pub fn keep_deletes(&self, made: Made, deletes: &Arc<RoaringBitmap>) {
-        self.lock().deletes.insert(made, deletes.clone());
-    }
-
-    /// Lets go of what the newest manifest does not name: at once of what is held in memory, of the rest when there is much
-    /// of it.
-    pub fn trim(&self, version: Version, named: &[esker_format::manifest::Segment]) {
-        let mut kept = self.lock();
-        if version < kept.newest {
-            return;
-        }
-        kept.newest = version;
-        kept.segments.retain(|made, s| !s.is_held() || named.iter().any(|n| n.made == *made));
-        if kept.segments.len() > KEPT_SEGMENTS {
-            kept.segments.retain(|made, _| named.iter().any(|s| s.made == *made));
-        }
-        if kept.deletes.len() > KEPT_SEGMENTS {
-            kept.deletes
-                .retain(|made, _| named.iter().any(|s| s.deletes.as_ref().is_some_and(|d| d.made == *made)));
-        }
-    }
-
-    /// Bytes of everything that is kept.
-    pub fn bytes(&self) -> u64 {
-        let kept = self.lock();
-        let segments: u64 = kept.segments.values().map(|s| s.bytes()).sum();
-        let bitmaps = kept.tail.iter().flat_map(|t| t.superseded.iter().flat_map(|all| all.iter()));
-        let bitmaps = bitmaps.chain(kept.deletes.values().map(AsRef::as_ref));
-        let bitmaps: u64 = bitmaps.map(|b| b.serialized_size() as u64).sum();
-        segments + bitmaps + kept.tail.as_ref().map_or(0, |t| t.tail.bytes())
-    }
-
-    /// Ids that the last tail touched.
-    pub fn last_tail_ids(&self) -> usize {
-        self.lock().tail.as_ref().map_or(0, |t| t.tail.ids())
-    }
-
-    /// The tail of a snapshot, worked out once.
-    pub fn tail(
-        &self,
-        id: &CollectionId,
-        version: Version,
-        position: Seq,
-        schema: &Schema,
-        entries: &[Arc<Decoded>],
-    ) -> Result<Arc<Tail>> {
-        if let Some(last) = &self.lock().tail
-            && (last.version, last.position) == (version, position)
-            && last.schema == *schema
-        {
-            return Ok(last.tail.clone());
-        }
-        let tail = Arc::new(Tail::new(id, entries)?);
-        let last =
-            LastTail { version, position, schema: schema.clone(), tail: tail.clone(), superseded: None };
-        self.lock().tail = Some(last);
-        Ok(tail)
-    }
-
-    /// What the tail superseded, if that was worked out.
-    pub fn superseded(&self, version: Version, position: Seq) -> Option<Arc<Vec<RoaringBitmap>>> {
-        let kept = self.lock();
-        let last = kept.tail.as_ref().filter(|t| (t.version, t.position) == (version, position))?;
-        last.superseded.clone()
-    }
-
-    pub fn keep_superseded(&self, version: Version, position: Seq, superseded: &Arc<Vec<RoaringBitmap>>) {
-        if let Some(last) = &mut self.lock().tail
-            && (last.version, last.position) == (version, position)
-        {
-            last.superseded = Some(superseded.clone());
-        }
     }
 }
 

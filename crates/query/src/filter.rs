@@ -33,7 +33,7 @@ use esker_format::{Error, Result};
 use self::columns::Columns;
 use self::mask::Condition;
 pub use self::tree::Tree;
-use crate::sql::{errors, session, simplify};
+use crate::sql::{errors, growth, session, simplify};
 
 /// A condition as a caller wrote it: within the limits of DESIGN §4 and parsed, its columns not yet looked up.
 #[derive(Debug, Clone)]
@@ -214,7 +214,8 @@ impl std::fmt::Display for Resolved {
 /// Plans parsed SQL over the table's columns.
 fn plan(parsed: ExprWithAlias, columns: &Columns) -> Result<Expr> {
     let schema = columns.planning()?;
-    session::base().create_logical_expr_from_sql_expr(parsed, &schema).map_err(|e| {
+    let planned = session::base().create_logical_expr_from_sql_expr(parsed, &schema);
+    planned.and_then(|expr| Ok(growth::bounded_expr(expr)?.data)).map_err(|e| {
         if let DataFusionError::SchemaError(schema, _) = e.find_root()
             && let SchemaError::FieldNotFound { field, .. } = schema.as_ref()
             && let Err(unknown) = columns.check(&field.flat_name())

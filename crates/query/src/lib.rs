@@ -2,7 +2,8 @@
 //!
 //! [`Engine`] reads collections by name: [`Reader::search`], [`Reader::get`], [`Reader::scan`], [`Reader::count`]. A search
 //! sees a strong snapshot, opens its segments, finds candidates by their codes and measures these exactly, together
-//! with the whole tail. [`filter`] says which rows may be found, [`sql`] plans queries over [`Engine::catalog`].
+//! with the tail: all of a short one, of a long one what its own codes leave a chance. [`filter`] says which rows may be
+//! found, [`sql`] plans queries over [`Engine::catalog`].
 
 mod engine;
 pub mod filter;

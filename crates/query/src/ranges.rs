@@ -10,7 +10,7 @@ use esker_store::{Client, Meter};
 use futures::stream::{self, StreamExt, TryStreamExt};
 
 /// Ranges of codes, vectors and payload that are at most this far apart are read as one (INDEX §2).
-const GAP: u64 = 32 << 10;
+pub(crate) const GAP: u64 = 32 << 10;
 /// Bytes of a request of what is read to be held.
 const HELD_RANGE: u64 = 8 << 20;
 /// Runs that are read to be held at once: each is in memory twice while it is put together.
@@ -21,9 +21,50 @@ const HELD_AT_ONCE: usize = 4;
 pub(crate) enum Shape {
     /// One request per range.
     AsGiven,
-    /// Ranges close together are one request; then those with the smallest gaps between them, until there are at most this
-    /// many.
-    AtMost(usize),
+    /// Ranges at most so many bytes apart are one request.
+    Gap(u64),
+    /// With the gap that [`Thrift::gap`] finds for these ranges alone.
+    Few(Thrift),
+}
+
+/// How many requests ranges are to become, and what may be read for it that nobody wants.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Thrift {
+    /// Requests; more where fewer would waste too much.
+    pub requests: usize,
+    /// Bytes of the gaps that are read, those of [`GAP`] not counted.
+    pub waste: u64,
+}
+
+impl Thrift {
+    /// The gap under which ranges of several files, a list each, are together as few requests as were asked for.
+    ///
+    /// INDEX §2 doubles the gap; closing the smallest gaps one by one comes to as few and reads less.
+    pub fn gap<'a>(self, files: impl IntoIterator<Item = &'a [Range<u64>]>) -> u64 {
+        self.plan(files).0
+    }
+
+    /// How many requests they are then.
+    pub fn requests<'a>(self, files: impl IntoIterator<Item = &'a [Range<u64>]>) -> usize {
+        self.plan(files).1
+    }
+
+    fn plan<'a>(self, files: impl IntoIterator<Item = &'a [Range<u64>]>) -> (u64, usize) {
+        let (mut count, mut gaps) = (0, Vec::new());
+        for wanted in files {
+            let near = merge(&sorted(wanted), GAP);
+            count += near.len();
+            gaps.extend(near.windows(2).map(|pair| pair[1].start - pair[0].end));
+        }
+        gaps.sort_unstable();
+        let surplus = count.saturating_sub(self.requests.max(1));
+        let mut waste = 0;
+        let closed = gaps.iter().take(surplus).take_while(|gap| {
+            waste += **gap;
+            waste <= self.waste
+        });
+        closed.fold((GAP, count), |(_, count), gap| (*gap, count - 1))
+    }
 }
 
 /// An immutable object, some of whose bytes may be held in memory for as long as it is open.
@@ -210,20 +251,19 @@ impl Pieces {
 
 /// The ranges to ask for.
 fn requests(wanted: &[Range<u64>], shape: Shape) -> Vec<Range<u64>> {
+    match shape {
+        Shape::AsGiven => sorted(wanted),
+        Shape::Gap(gap) => merge(&sorted(wanted), gap),
+        Shape::Few(thrift) => merge(&sorted(wanted), thrift.gap([wanted])),
+    }
+}
+
+/// Ranges in their order, each once, without the empty ones.
+fn sorted(wanted: &[Range<u64>]) -> Vec<Range<u64>> {
     let mut sorted: Vec<Range<u64>> = wanted.iter().filter(|r| !r.is_empty()).cloned().collect();
     sorted.sort_unstable_by_key(|r| (r.start, r.end));
     sorted.dedup();
-    match shape {
-        Shape::AsGiven => sorted,
-        Shape::AtMost(most) => {
-            let near = merge(&sorted, GAP);
-            let Some(surplus) = near.len().checked_sub(most.max(1)).filter(|n| *n > 0) else { return near };
-            // INDEX §2 doubles the gap; closing the smallest gaps one by one asks for as few and reads less.
-            let mut gaps: Vec<u64> = near.windows(2).map(|pair| pair[1].start - pair[0].end).collect();
-            let (_, widest, _) = gaps.select_nth_unstable(surplus - 1);
-            merge(&near, *widest)
-        }
-    }
+    sorted
 }
 
 /// Merges sorted ranges that are at most `gap` apart.

@@ -76,6 +76,14 @@ impl<'a> Posed<'a> {
 
 /// Up to this many rows that count, all of their codes are looked at when they are in memory (INDEX §3).
 pub(crate) const SCANNED_ROWS: u64 = 64 << 10;
+/// … if no more than one row in so many counts: then most groups of 32 codes have none and are passed over, while probing by
+/// the limits looks at fewer codes where more count.
+const SCANNED_SHARE: u64 = 32;
+
+/// Whether the codes of all `matching` of `rows` rows are looked at, when they are in memory.
+pub(crate) fn is_narrow(matching: u64, rows: u64) -> bool {
+    matching <= SCANNED_ROWS && matching.saturating_mul(SCANNED_SHARE) <= rows
+}
 /// Surroundings are thin where less than this part of what could be expected counts.
 const THIN: f64 = 0.75;
 /// Leaves that are looked at to tell whether a query's surroundings are thinned out.
@@ -112,4 +120,15 @@ pub(crate) fn calibration(segment: &Segment, min_recall: f32) -> Calibration {
         delta: f32::INFINITY,
         rerank: segment.header.calibration().iter().map(|c| c.rerank).max().unwrap_or(0),
     })
+}
+
+/// Whether nothing may be missed: every row that counts is measured.
+pub(crate) fn is_exact(min_recall: f32) -> bool {
+    min_recall >= 1.0
+}
+
+/// The recall that [`calibration`] was measured for: the highest that there is where more is asked for.
+pub(crate) fn calibrated_recall(segment: &Segment, min_recall: f32) -> f32 {
+    let mut known = segment.header.calibration().iter().map(|c| c.min_recall);
+    known.clone().find(|r| *r >= min_recall - 1e-6).or(known.next_back()).unwrap_or(1.0)
 }

@@ -10,6 +10,7 @@ use esker_format::keys::{Keys, Made};
 use esker_format::manifest;
 use esker_format::schema::{self, Settings};
 use esker_format::segment::index::Header;
+use esker_format::segment::payload::RowHeads;
 use esker_format::{Error, Result};
 use esker_index::{Bitset, Centroids, Metric, Rotation};
 use esker_store::{Client, Meter};
@@ -20,6 +21,7 @@ use crate::ranges::{File, Pieces, Shape};
 mod answer;
 mod codes;
 mod columns;
+mod heads;
 mod ids;
 mod rows;
 
@@ -40,6 +42,8 @@ pub(crate) struct Segment {
     pub rotation: Rotation,
     /// All codes, once they were read.
     codes: OnceLock<Arc<Codes>>,
+    /// Ids, times and versions of all rows, in segments that are held.
+    heads: OnceLock<RowHeads>,
     /// Pages of payload sizes by their offset, for segments too large to have them in the header.
     sizes: Mutex<BTreeMap<u64, Bytes>>,
 }
@@ -94,6 +98,7 @@ impl Segment {
             centroids,
             rotation: Rotation::new(facts.rotation_seed, dimension),
             codes: OnceLock::new(),
+            heads: OnceLock::new(),
             sizes: Mutex::default(),
             header,
         };
@@ -141,7 +146,8 @@ impl Segment {
             None => self.held_codes().map_or(0, |codes| codes.bytes()),
         };
         let sizes: u64 = self.sizes().values().map(|page| page.len() as u64).sum();
-        self.header.bytes().len() as u64 + centroids + index + self.rows.held().map_or(0, Pieces::len) + sizes
+        let rows = self.rows.held().map_or(0, Pieces::len) + self.head_bytes();
+        self.header.bytes().len() as u64 + centroids + index + rows + sizes
     }
 
     /// Refuses what a range of the index file names when it is outside of what can be asked for.
@@ -160,13 +166,13 @@ pub(crate) enum Rows {
     /// Every row of the segment.
     All,
     /// These.
-    Only(RoaringBitmap),
+    Only(Arc<RoaringBitmap>),
 }
 
 impl Rows {
     /// All rows but these.
     pub fn except(rows: u32, gone: &RoaringBitmap) -> Rows {
-        if gone.is_empty() { Rows::All } else { Rows::Only(every(rows) - gone) }
+        if gone.is_empty() { Rows::All } else { Rows::Only(Arc::new(every(rows) - gone)) }
     }
 
     /// How many, of a segment with `rows` rows.
@@ -181,7 +187,8 @@ impl Rows {
     pub fn without(self, rows: u32, gone: &RoaringBitmap) -> Rows {
         match self {
             Rows::All => Rows::except(rows, gone),
-            Rows::Only(only) => Rows::Only(only - gone),
+            Rows::Only(only) if gone.is_empty() => Rows::Only(only),
+            Rows::Only(only) => Rows::Only(Arc::new(&*only - gone)),
         }
     }
 
@@ -210,12 +217,23 @@ impl Mask {
     pub fn new(segment: &Segment, rows: &Rows, codes: &Codes) -> Mask {
         let Rows::Only(only) = rows else { return Mask(None) };
         let postings = segment.header.facts().postings as usize;
-        let mut set = Bitset::new(postings);
         if !segment.spilled() {
-            only.iter().for_each(|ordinal| set.insert(ordinal as usize));
+            let rows = segment.row_count();
+            if only.len() < u64::from(rows / 2) {
+                let mut set = Bitset::new(postings);
+                only.iter().for_each(|ordinal| set.insert(ordinal as usize));
+                return Mask(Some(set));
+            }
+            let mut set = Bitset::full(postings);
+            (every(rows) - &**only).iter().for_each(|ordinal| set.remove(ordinal as usize));
             return Mask(Some(set));
         }
-        only.iter().for_each(|ordinal| set.insert(segment.own_posting(ordinal) as usize));
+        let mut set = Bitset::new(postings);
+        for leaf in 0..segment.header.leaf_count() {
+            let leaf = segment.header.leaf(leaf);
+            let own = only.range(leaf.ordinals.clone());
+            own.for_each(|o| set.insert((leaf.postings.start + (o - leaf.ordinals.start)) as usize));
+        }
         for (leaf, ordinals) in codes.spilled_rows() {
             let leaf = segment.header.leaf(leaf);
             let first = leaf.postings.start as usize + leaf.ordinals.len();

@@ -15,7 +15,9 @@ use futures::{StreamExt, TryStreamExt, stream};
 use serde::Serialize;
 use utoipa::ToSchema;
 
-use crate::engine::{Access, Engine, Got, Page, PageRequest, Recent, Residency, Seen, Stats};
+use crate::engine::{
+    Access, Engine, Got, KEPT, KEPT_BYTES, Page, PageRequest, Recent, Residency, Seen, Stats,
+};
 use crate::filter::Filter;
 use crate::search::{Search, SearchReply};
 use crate::sql::{self, Param};
@@ -23,13 +25,9 @@ use crate::sql::{self, Param};
 mod delete;
 mod records;
 
-pub use delete::{Deleted, Doomed, Tombstones, Untouched};
+pub use delete::{Called, Deleted, Doomed, Tombstones, Untouched};
 pub use records::{batch_of, records_of};
 
-/// Filters that are kept parsed, at least.
-const KEPT_FILTERS: usize = 128;
-/// Longer filters are not kept.
-const KEPT_BYTES: usize = 4 << 10;
 /// Most ids of one call.
 pub const IDS: usize = 10_000;
 /// Collections that are asked at once when they are listed.
@@ -97,7 +95,7 @@ pub struct Warmed {
 impl Service {
     /// A service over `engine`. Without `tombstones` deletes are refused. `sql` limits all SQL queries together.
     pub fn new(engine: Engine, tombstones: Option<Arc<dyn Tombstones>>, sql: sql::Options) -> Self {
-        let filters = Mutex::new(Recent::new(KEPT_FILTERS));
+        let filters = Mutex::new(Recent::new(KEPT));
         let sql: Arc<dyn MemoryPool> = Arc::new(GreedyMemoryPool::new(sql.memory));
         Service(Arc::new(Inner { engine, tombstones, sql, querying: Arc::new(()), filters }))
     }

@@ -7,8 +7,10 @@
 mod distance;
 pub(crate) mod errors;
 mod exec;
+pub(crate) mod growth;
 mod param;
 mod provider;
+mod repeats;
 mod rule;
 pub(crate) mod session;
 pub(crate) mod simplify;
@@ -274,6 +276,7 @@ fn plan(state: &SessionState, statement: Statement, params: &[Param]) -> Result<
     read_only.verify_plan(&logical).map_err(invalid)?;
     let logical = with_params(logical, params)?;
     let logical = vectors::fold(logical)?;
+    let logical = growth::bounded(logical).and_then(repeats::told_apart).map_err(invalid)?;
     let plan = futures::executor::block_on(state.create_physical_plan(&logical)).map_err(invalid)?;
     interruptible(plan)
 }

@@ -10,7 +10,7 @@ use bytes::Bytes;
 use esker_format::{Error, Result};
 use futures::future::BoxFuture;
 
-use crate::client::{Client, together};
+use crate::client::{Client, Pace, together};
 use crate::meter::Meter;
 
 /// Bytes of bookkeeping per cached piece, so that many small ones count.
@@ -167,12 +167,16 @@ fn weight(piece: &Piece, bytes: &Bytes) -> u64 {
 impl Client {
     /// A piece of an immutable object, from the cache if it is there. `NotFound` if the object is gone.
     pub async fn cached(&self, meter: &Meter, piece: &Piece) -> Result<Bytes> {
+        self.cached_at(meter, piece, None).await
+    }
+
+    async fn cached_at(&self, meter: &Meter, piece: &Piece, pace: Option<&Pace>) -> Result<Bytes> {
         if let Some(bytes) = self.cache().get(piece).await {
             meter.cache_hit(bytes.len() as u64);
             return Ok(bytes);
         }
         check_immutable(&piece.key)?;
-        let fetch = Box::pin(self.fetch(meter, piece));
+        let fetch = Box::pin(self.fetch(meter, piece, pace));
         let (bytes, fetched) = self.cache().get_or_fetch(piece.clone(), fetch).await?;
         if !fetched {
             meter.cache_hit(bytes.len() as u64);
@@ -187,16 +191,21 @@ impl Client {
 
     /// Many pieces at once through the cache, in the order asked for.
     pub async fn cached_ranges(&self, meter: &Meter, pieces: &[Piece]) -> Result<Vec<Bytes>> {
+        let pace = self.pace(pieces.len());
         let reads = pieces.iter().map(|piece| {
-            let meter = meter.fork();
-            async move { self.cached(&meter, piece).await }
+            let (meter, pace) = (meter.fork(), pace.as_deref());
+            async move { self.cached_at(&meter, piece, pace).await }
         });
         together(reads).await
     }
 
-    async fn fetch(&self, meter: &Meter, piece: &Piece) -> Result<Bytes> {
+    async fn fetch(&self, meter: &Meter, piece: &Piece, pace: Option<&Pace>) -> Result<Bytes> {
         if piece.range != (0..u64::MAX) {
-            return self.range(meter, &piece.key, piece.range.clone()).await;
+            let range = piece.range.clone();
+            return match pace {
+                Some(pace) => self.range_at(meter, &piece.key, range, pace).await,
+                None => self.range(meter, &piece.key, range).await,
+            };
         }
         match self.get(meter, &piece.key).await? {
             Some((bytes, _)) => Ok(bytes),

@@ -22,10 +22,12 @@ use crate::open::Backend;
 use crate::seams::Seams;
 
 mod error;
+mod hedge;
 mod list;
 mod upload;
 
 use error::{Failure, failed, generic, missing};
+pub(crate) use hedge::Pace;
 pub use list::{Listed, Page};
 pub use upload::Upload;
 
@@ -100,13 +102,14 @@ pub struct Client {
     seams: Seams,
     retry: Retry,
     cache: Arc<dyn RangeCache>,
+    hedging: bool,
 }
 
 impl Client {
     /// A client of `backend` with the default retries and a plain cache.
     pub fn new(backend: Backend, seams: Seams) -> Self {
         let cache = Arc::new(SimpleCache::new(DEFAULT_CACHE_BYTES));
-        Client { backend, seams, retry: Retry::default(), cache }
+        Client { backend, seams, retry: Retry::default(), cache, hedging: false }
     }
 
     /// Uses `cache` for immutable bytes.

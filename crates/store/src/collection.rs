@@ -4,7 +4,7 @@
 //! they have used it.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
 use esker_format::head::Head;
@@ -61,6 +61,8 @@ pub(crate) struct Slot {
     pub batches: Option<Arc<[Batch]>>,
     /// The entry, if it is kept.
     pub entry: Option<Arc<TailEntry>>,
+    /// The entry, as long as a reader has it.
+    lent: Weak<TailEntry>,
 }
 
 /// An entry above the watermark, as far as this process has seen it.
@@ -300,14 +302,29 @@ impl Slot {
     /// A slot whose entry was read or written.
     pub fn of(entry: Arc<TailEntry>) -> Self {
         let batches = entry.entry.batches.clone().into();
-        Slot { etag: None, bytes: entry.entry.bytes, batches: Some(batches), entry: Some(entry) }
+        Slot {
+            etag: None,
+            bytes: entry.entry.bytes,
+            batches: Some(batches),
+            lent: Arc::downgrade(&entry),
+            entry: Some(entry),
+        }
+    }
+
+    /// The entry, if it is kept or a reader has it.
+    pub fn entry(&self) -> Option<Arc<TailEntry>> {
+        self.entry.clone().or_else(|| self.lent.upgrade())
     }
 
     fn merge(&mut self, o: Slot) {
         self.bytes = self.bytes.max(o.bytes);
         self.etag = o.etag.or(self.etag.take());
         self.batches = self.batches.take().or(o.batches);
-        self.entry = self.entry.take().or(o.entry);
+        // What readers have already stays the one that is known.
+        self.entry = self.entry().or(o.entry);
+        if let Some(entry) = &self.entry {
+            self.lent = Arc::downgrade(entry);
+        }
     }
 }
 

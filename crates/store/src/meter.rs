@@ -22,6 +22,8 @@ pub struct Io {
     pub waves: u32,
     /// GET requests, retries included.
     pub gets: u64,
+    /// GET requests that were sent again because the first was late, beside `gets`.
+    pub hedges: u64,
     /// LIST requests: each page is one.
     pub lists: u64,
     /// PUT requests: each part of a multipart upload is one, its start and its completion too.
@@ -39,7 +41,7 @@ pub struct Io {
 impl Io {
     /// Price of the requests in dollars, by S3's list prices.
     pub fn usd(&self) -> f64 {
-        self.gets as f64 * USD_PER_GET + (self.puts + self.lists) as f64 * USD_PER_PUT_OR_LIST
+        (self.gets + self.hedges) as f64 * USD_PER_GET + (self.puts + self.lists) as f64 * USD_PER_PUT_OR_LIST
     }
 }
 
@@ -48,6 +50,7 @@ impl AddAssign for Io {
     fn add_assign(&mut self, o: Io) {
         self.waves += o.waves;
         self.gets += o.gets;
+        self.hedges += o.hedges;
         self.lists += o.lists;
         self.puts += o.puts;
         self.deletes += o.deletes;
@@ -112,6 +115,7 @@ impl fmt::Display for Request {
 pub struct Meter {
     count: Arc<Mutex<Count>>,
     branch: Arc<Branch>,
+    hedging: bool,
 }
 
 #[derive(Debug, Default)]
@@ -137,7 +141,7 @@ impl Meter {
     /// Also keeps the list of requests.
     pub fn recording() -> Self {
         let count = Count { requests: Some(Vec::new()), ..Count::default() };
-        Meter { count: Arc::new(Mutex::new(count)), branch: Arc::default() }
+        Meter { count: Arc::new(Mutex::new(count)), ..Meter::default() }
     }
 
     /// The same count, for a call that is sent now: it depends on what completed until now and on its own requests,
@@ -145,7 +149,12 @@ impl Meter {
     pub fn fork(&self) -> Meter {
         let completed = AtomicU32::new(self.branch.completed.load(Ordering::Relaxed));
         let branch = Branch { completed, parent: Some(self.branch.clone()) };
-        Meter { count: self.count.clone(), branch: Arc::new(branch) }
+        Meter { count: self.count.clone(), branch: Arc::new(branch), hedging: self.hedging }
+    }
+
+    /// The same, counting GETs as hedges.
+    pub(crate) fn hedging(&self) -> Meter {
+        Meter { hedging: true, ..self.clone() }
     }
 
     /// The count so far.
@@ -171,6 +180,7 @@ impl Meter {
         io.waves = io.waves.max(depth);
         io.bytes_written += sent;
         match method {
+            Method::Get if self.hedging => io.hedges += 1,
             Method::Get => io.gets += 1,
             Method::List => io.lists += 1,
             Method::Create | Method::Put => io.puts += 1,

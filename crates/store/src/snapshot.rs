@@ -218,7 +218,7 @@ impl Collection {
         let probe = self.follow(&probe_meter, manifest.clone());
         let known = self.known();
         let reads = wanted.iter().map(|seq| {
-            let kept = known.as_ref().and_then(|k| k.slots.get(seq)?.entry.clone());
+            let kept = known.as_ref().and_then(|k| k.slots.get(seq)?.entry());
             let etag = listed.iter().find(|(s, _)| s == seq).and_then(|(_, slot)| slot.etag.as_ref());
             let meter = tail_meter.fork();
             async move {
@@ -274,7 +274,7 @@ impl Collection {
     ) -> Result<Option<Vec<Arc<TailEntry>>>> {
         let reads = (from + 1..=to).map(|seq| {
             let slot = known.slots.get(&seq);
-            let kept = slot.and_then(|s| s.entry.clone());
+            let kept = slot.and_then(|s| s.entry());
             let etag = slot.and_then(|s| s.etag.clone());
             let meter = meter.fork();
             async move {
@@ -361,7 +361,7 @@ impl Begun {
 impl Known {
     /// Entries in `(from, to]` if all are kept.
     fn entries(&self, from: Seq, to: Seq) -> Option<Vec<Arc<TailEntry>>> {
-        (from + 1..=to).map(|seq| self.slots.get(&seq)?.entry.clone()).collect()
+        (from + 1..=to).map(|seq| self.slots.get(&seq)?.entry()).collect()
     }
 }
 

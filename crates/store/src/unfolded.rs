@@ -85,7 +85,7 @@ impl Collection {
     ) -> Result<Option<Vec<Arc<TailEntry>>>> {
         let known = self.known();
         let reads = wanted.iter().map(|seq| {
-            let kept = known.as_ref().and_then(|k| k.slots.get(seq)?.entry.clone());
+            let kept = known.as_ref().and_then(|k| k.slots.get(seq)?.entry());
             let etag = listed.iter().find(|(s, _)| s == seq).and_then(|(_, slot)| slot.etag.as_ref());
             let meter = meter.fork();
             async move {

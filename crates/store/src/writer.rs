@@ -67,8 +67,6 @@ pub(crate) struct Queue {
 #[derive(Debug)]
 struct Queued {
     batch: PendingBatch,
-    /// The token was drawn for this call: no earlier write can have it.
-    fresh: bool,
     reply: oneshot::Sender<Result<Appended>>,
 }
 
@@ -122,18 +120,17 @@ fn reach(last: Option<&Uploaded>) -> u64 {
 }
 
 impl Collection {
-    /// Appends a batch; returns when it is durable and visible. `fresh`: its token was drawn for this call; a token
-    /// that a caller may use again is looked for in the log first.
+    /// Appends a batch; returns when it is durable and visible. A token that its caller gave is looked for in the log first.
     ///
     /// Several calls that wait together become one entry, whose requests count on one of their meters.
     ///
     /// # Errors
     /// `Unknown` with the token if the outcome could not be learnt: retry with that token. `Busy` if the tail is at its
-    /// limit. `Gone` if the collection was dropped. After every kind but `Unknown` nothing was written.
-    pub async fn append(&self, meter: &Meter, batch: PendingBatch, fresh: bool) -> Result<Appended> {
+    /// limit. `Gone` if the collection was dropped. `Conflict` if its token names a write of other content. After every kind but `Unknown` nothing was written.
+    pub async fn append(&self, meter: &Meter, batch: PendingBatch) -> Result<Appended> {
         let token = batch.token;
         let (reply, mut answer) = oneshot::channel();
-        self.queue.waiting().push_back(Queued { batch, fresh, reply });
+        self.queue.waiting().push_back(Queued { batch, reply });
         loop {
             let mut group = tokio::select! {
                 biased;
@@ -264,7 +261,7 @@ impl Collection {
             return Ok(Some(target.clone()));
         }
         let mut known = self.within_limits(meter, known).await?;
-        if group.batches.iter().any(|q| !q.fresh) {
+        if group.batches.iter().any(|q| q.batch.given) {
             known = self.find_repeated(meter, group, known).await?;
         }
         if group.batches.is_empty() {

@@ -10,6 +10,7 @@ use utoipa::ToSchema;
 #[schema(as = Record)]
 pub struct RecordSchema {
     /// 1 to 256 bytes, unique in its collection.
+    #[schema(min_length = 1, max_length = 256)]
     pub id: String,
     /// Name or id of the collection; left out, the one of the request.
     #[schema(required = false)]

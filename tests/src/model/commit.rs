@@ -190,6 +190,8 @@ impl State {
                     seq: u64::from(slot),
                     rows: 1,
                     at_ms: 0,
+                    given: true,
+                    content: None,
                 });
                 Change::Publish(Box::new(Publish {
                     base: from.version,

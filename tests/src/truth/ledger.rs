@@ -5,7 +5,7 @@ use esker_format::avro::container::Block;
 use esker_format::avro::{encode_record, encode_tombstone};
 use esker_format::record::{Op, Record, RecordRef, Value, ValueRef};
 use esker_format::wal::PendingBatch;
-use esker_format::{Kind, Result, Seq, Token, Version};
+use esker_format::{Content, Kind, Result, Seq, Token, Version};
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard};
 
@@ -51,8 +51,8 @@ impl Batch {
         self
     }
 
-    /// As the log takes it.
-    pub fn pending(&self) -> PendingBatch {
+    /// As the log takes it, under a token that its caller gave or that was drawn.
+    pub fn pending(&self, given: bool) -> PendingBatch {
         let mut data = Vec::new();
         for row in &self.rows {
             match self.op {
@@ -71,7 +71,8 @@ impl Batch {
             }
         }
         let blocks = vec![Block { rows: self.rows.len() as u64, data: Bytes::from(data) }];
-        PendingBatch { token: self.token, op: self.op, arrived_ms: 1_000, blocks }
+        let content = Some(Content(self.token.0 as u64));
+        PendingBatch { token: self.token, given, content, op: self.op, arrived_ms: 1_000, blocks }
     }
 
     /// As the writer function takes it.

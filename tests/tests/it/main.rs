@@ -1,5 +1,6 @@
 //! The suites that need more than one crate, in one binary.
 
+mod churn;
 mod cold;
 mod conformance;
 mod crash;

@@ -39,7 +39,7 @@ const WITHIN: &[(Weakening, u64, u64)] = &[
     (Weakening::LostPut, 5, 5),
     (Weakening::StaleList, 5, 5),
     (Weakening::BlindReader, 5, 5),
-    (Weakening::BlindWriter, 10, 0),
+    (Weakening::BlindWriter, 20, 0),
     (Weakening::DeleteBeforeFloor, 5, 10),
     (Weakening::PinsUnseen, 10, 10),
     (Weakening::SlotUnseen, 5, 5),

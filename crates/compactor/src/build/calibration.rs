@@ -3,7 +3,7 @@
 
 use esker_format::Result;
 use esker_format::segment::index::Calibration;
-use esker_index::{Bound, CodeQuery, Codes, Exact, Metric, RECALLS, Rotation, Run, SplitMix, TopK};
+use esker_index::{Bound, CodeQuery, Codes, Metric, Neighbours, RECALLS, Rotation, Run, SplitMix};
 
 use super::BuildOptions;
 use super::codes::Coded;
@@ -13,15 +13,13 @@ use crate::parallel::{self, Task};
 /// True neighbours per query.
 const K: usize = 10;
 /// Most rows asked …
-const MOST_QUERIES: usize = 500;
+const MOST_QUERIES: usize = 2000;
 /// … and least, however large the segment.
-const LEAST_QUERIES: usize = 128;
-/// Values compared over all queries in between: about half a second of one core.
-const VALUES: usize = 8_000_000_000;
+const LEAST_QUERIES: usize = 200;
+/// Values compared over all queries in between: some ten seconds of one core.
+const VALUES: usize = 500_000_000_000;
 /// Queries asked as one task.
 const BLOCK: usize = 16;
-/// Rows compared with the queries of a block in turn have at most this many values: half of a small first-level cache.
-const TILE_VALUES: usize = 6144;
 /// Fewest rows to rerank: 2k for k = 10.
 const LEAST_RERANK: u32 = 20;
 /// Steps in which limits are raised from their own quantile to the sample's greatest value.
@@ -38,41 +36,52 @@ struct Need {
     rank: u32,
 }
 
-/// Limits for the four recalls. Without a second row there is nothing to measure and they are unlimited. Each of
-/// `scans` threads has an estimate of every row at once.
+/// Limits for the four recalls. Without a second row there is nothing to measure and they are unlimited.
 pub(super) fn calibrate(
     vectors: &dyn Vectors,
     coded: &Coded,
     leaf_starts: &[u32],
     metric: Metric,
     options: BuildOptions,
-    scans: usize,
 ) -> Result<[Calibration; 4]> {
-    let rows = vectors.rows();
-    let sample =
-        Sample { coded, leaf_starts, metric, rotation: Rotation::new(coded.seed, coded.dimension()), rows };
-    let queries = sample.queries(options.seed);
-    let queries =
-        queries.into_iter().map(|o| Query::new(o, vectors.row(o)?, metric)).collect::<Result<Vec<_>>>()?;
-    let mut blocks = Vec::with_capacity(queries.len().div_ceil(BLOCK));
-    let mut queries = queries.into_iter().peekable();
-    while queries.peek().is_some() {
-        blocks.push(queries.by_ref().take(BLOCK).collect::<Vec<_>>());
+    let (rows, d) = (vectors.rows(), coded.dimension());
+    let asked = asked(rows, d, options.seed);
+    let mut queries = Vec::with_capacity(asked.len() * d);
+    for ordinal in &asked {
+        queries.extend(vectors.row(*ordinal as usize)?);
     }
+    let mut neighbours = Neighbours::new(metric, d, queries.clone());
     vectors.each(&mut |first, vectors| {
-        sample.nearest(first, vectors, &mut blocks, options.threads);
+        neighbours.offer(first as u32, vectors, options.threads);
         Ok(())
     })?;
-    let mut found: Vec<Vec<Need>> = vec![Vec::new(); blocks.len()];
-    let tasks = blocks.into_iter().zip(&mut found);
-    let sample = &sample;
-    let tasks = tasks.map(|(block, out)| {
-        Box::new(move || *out = block.into_iter().flat_map(|query| sample.needs_of(query)).collect())
-            as Task<'_>
+    let sample = Sample { coded, leaf_starts, metric, rotation: Rotation::new(coded.seed, d) };
+    let mut found: Vec<Vec<Need>> = vec![Vec::new(); asked.len().div_ceil(BLOCK)];
+    let (sample, neighbours, queries, asked) = (&sample, &neighbours, &queries, &asked);
+    let tasks = found.iter_mut().enumerate().map(|(block, out)| {
+        Box::new(move || {
+            for query in block * BLOCK..asked.len().min((block + 1) * BLOCK) {
+                let nearest = neighbours.nearest(query, asked[query], K);
+                out.extend(sample.needs_of(asked[query], &queries[query * d..][..d], &nearest));
+            }
+        }) as Task<'_>
     });
-    parallel::run(options.threads.min(scans), tasks.collect());
+    parallel::run(options.threads, tasks.collect());
     let needs = found.concat();
     Ok(RECALLS.map(|min_recall| limits(&needs, min_recall)))
+}
+
+/// Ordinals of the rows that are asked: one from each of equal stretches.
+fn asked(rows: usize, d: usize, seed: u64) -> Vec<u32> {
+    let affordable = (VALUES / (rows * d).max(1)).clamp(LEAST_QUERIES, MOST_QUERIES);
+    let count = affordable.min(rows);
+    let mut random = SplitMix::new(seed);
+    (0..count)
+        .map(|i| {
+            let (from, to) = (i * rows / count, (i + 1) * rows / count);
+            (from + random.below(to - from)) as u32
+        })
+        .collect()
 }
 
 struct Sample<'a> {
@@ -80,101 +89,16 @@ struct Sample<'a> {
     leaf_starts: &'a [u32],
     metric: Metric,
     rotation: Rotation,
-    rows: usize,
-}
-
-/// A row that is asked, and its true neighbours so far.
-struct Query {
-    ordinal: usize,
-    vector: Vec<f32>,
-    exact: Exact,
-    best: TopK<u32>,
-}
-
-impl Query {
-    fn new(ordinal: usize, vector: Vec<f32>, metric: Metric) -> Result<Self> {
-        // A product and a multiplication replace three products under cosine.
-        let exact = match metric {
-            Metric::Cosine => {
-                let inverse = inverse_norm(&vector);
-                Exact::new(Metric::Dot, &vector.iter().map(|x| x * inverse).collect::<Vec<f32>>())
-            }
-            Metric::L2 | Metric::Dot => Exact::new(metric, &vector),
-        };
-        Ok(Query { ordinal, vector, exact, best: TopK::new(K) })
-    }
 }
 
 impl Sample<'_> {
-    fn d(&self) -> usize {
-        self.coded.dimension()
-    }
-
-    /// Ordinals of the rows that are asked: one from each of equal stretches.
-    fn queries(&self, seed: u64) -> Vec<usize> {
-        let rows = self.rows;
-        let affordable = (VALUES / (rows * self.d()).max(1)).clamp(LEAST_QUERIES, MOST_QUERIES);
-        let count = affordable.min(rows);
-        let mut random = SplitMix::new(seed);
-        (0..count)
-            .map(|i| {
-                let (from, to) = (i * rows / count, (i + 1) * rows / count);
-                from + random.below(to - from)
-            })
-            .collect()
-    }
-
-    /// Compares the queries with rows from ordinal `first` on; a query is no neighbour of itself.
-    fn nearest(&self, first: usize, vectors: &[f32], blocks: &mut [Vec<Query>], threads: usize) {
-        let d = self.d();
-        // 1/‖row‖ under cosine, else nothing.
-        let inverse: Vec<f32> = match self.metric {
-            Metric::Cosine => vectors.chunks_exact(d).map(inverse_norm).collect(),
-            Metric::L2 | Metric::Dot => Vec::new(),
-        };
-        let (rows, tile, inverse) = (vectors.len() / d, (TILE_VALUES / d).max(1), &inverse);
-        let compare = move |block: &mut [Query]| {
-            for start in (0..rows).step_by(tile) {
-                let end = (start + tile).min(rows);
-                for query in &mut *block {
-                    let mut worst = query.best.worst();
-                    for row in start..end {
-                        let distance = query.exact.f32(&vectors[row * d..][..d]);
-                        let distance = inverse.get(row).map_or(distance, |inverse| 1.0 + distance * inverse);
-                        if distance <= worst && first + row != query.ordinal {
-                            query.best.push(distance, (first + row) as u32);
-                            worst = query.best.worst();
-                        }
-                    }
-                }
-            }
-        };
-        let tasks = blocks.iter_mut().map(|block| Box::new(move || compare(block)) as Task<'_>);
-        parallel::run(threads, tasks.collect());
-    }
-
-    fn needs_of(&self, query: Query) -> Vec<Need> {
-        let Query { ordinal, vector, best, .. } = query;
-        let nearest = best.into_sorted();
+    /// What the row `own` needs to find each of its `nearest`, given with their scores.
+    fn needs_of(&self, own: u32, query: &[f32], nearest: &[(f32, u32)]) -> Vec<Need> {
         let Some((tenth, _)) = nearest.last() else { return Vec::new() };
-        let tenth = self.metric.score(*tenth);
-        let scores = self.coded.centroids.scores(self.metric, &vector);
+        let Coded { centroids, scale, .. } = self.coded;
+        let scores = centroids.scores(self.metric, query);
         let best_leaf = scores.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-        let mut estimates = self.estimates(&vector, &scores);
-        estimates[ordinal] = f32::INFINITY;
-        let need = |(_, row): &(f32, u32)| {
-            let leaf = self.leaf_starts.partition_point(|start| start <= row) - 1;
-            let mine = estimates[*row as usize];
-            let rank = 1 + estimates.iter().filter(|e| **e < mine).count() as u32;
-            Need { margin: tenth - scores[leaf], reach: best_leaf - scores[leaf], rank }
-        };
-        nearest.iter().map(need).collect()
-    }
-
-    /// The estimate of every row, by ordinal.
-    fn estimates(&self, query: &[f32], scores: &[f32]) -> Vec<f32> {
-        let Coded { centroids, groups, scale, .. } = self.coded;
-        let asked = CodeQuery::new(self.metric, self.d(), &self.rotation, *scale, query);
+        let asked = CodeQuery::new(self.metric, self.coded.dimension(), &self.rotation, *scale, query);
         let runs: Vec<Run> = (0..centroids.leaves())
             .map(|leaf| Run {
                 first: self.leaf_starts[leaf] as usize,
@@ -182,19 +106,46 @@ impl Sample<'_> {
                 term: asked.term(scores[leaf], centroids.norm(leaf)),
             })
             .collect();
-        let mut estimates = vec![f32::INFINITY; self.rows];
-        let codes = Codes { groups, first_group: 0 };
-        asked.scan(codes, &runs, |_| u32::MAX, Bound::NONE, &mut |posting, estimate, _| {
-            estimates[posting] = estimate;
+        let leaf_of = |row: u32| self.leaf_starts.partition_point(|start| *start <= row) - 1;
+        let estimates: Vec<f32> =
+            nearest.iter().map(|(_, row)| self.estimate(&asked, *row, runs[leaf_of(*row)])).collect();
+        let ranks = self.ranks(&asked, &runs, own, &estimates);
+        let need = |((_, row), rank): (&(f32, u32), u32)| {
+            let score = scores[leaf_of(*row)];
+            Need { margin: tenth - score, reach: best_leaf - score, rank }
+        };
+        nearest.iter().zip(ranks).map(need).collect()
+    }
+
+    /// The estimate of one row of a leaf's run.
+    fn estimate(&self, asked: &CodeQuery, row: u32, run: Run) -> f32 {
+        let mut found = f32::INFINITY;
+        let only = Run { first: row as usize, end: row as usize + 1, ..run };
+        asked.scan(self.codes(), &[only], |_| u32::MAX, Bound::NONE, &mut |_, estimate, _| {
+            found = estimate;
             f32::INFINITY
         });
-        estimates
+        found
     }
-}
 
-fn inverse_norm(row: &[f32]) -> f32 {
-    let square: f32 = row.iter().map(|x| x * x).sum();
-    if square > 0.0 { square.sqrt().recip() } else { 0.0 }
+    /// One more than the rows but `own` whose estimate is below each of `estimates`.
+    fn ranks(&self, asked: &CodeQuery, runs: &[Run], own: u32, estimates: &[f32]) -> Vec<u32> {
+        let last = estimates.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+        let mut ranks = vec![1; estimates.len()];
+        let bound = Bound { threshold: last, slack: 0.0 };
+        asked.scan(self.codes(), runs, |_| u32::MAX, bound, &mut |posting, estimate, _| {
+            if posting != own as usize {
+                let behind = ranks.iter_mut().zip(estimates).filter(|(_, mine)| estimate < **mine);
+                behind.for_each(|(rank, _)| *rank += 1);
+            }
+            last
+        });
+        ranks
+    }
+
+    fn codes(&self) -> Codes<'_> {
+        Codes { groups: &self.coded.groups, first_group: 0 }
+    }
 }
 
 /// The limits that a share `r` of the neighbours meet all at once: each is its own r-quantile first, then all are raised

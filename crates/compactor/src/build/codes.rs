@@ -7,6 +7,7 @@ use esker_index::{
     residual_square, scale_of,
 };
 
+use super::merge::{Copies, Kept};
 use super::metric;
 use super::order::{CHUNK, Ordered, stored_bytes};
 use crate::parallel::Task;
@@ -29,14 +30,34 @@ pub(super) struct Coded {
     metric: Metric,
     /// Every centroid as stored: codes refer to these.
     dequantised: Vec<f32>,
+    /// Codes that are copied.
+    copies: Option<Copies>,
 }
 
 impl Coded {
     /// Quantises the centroids (leaves·d values). The scale is the caller's to measure.
     pub(super) fn new(settings: &Settings, leaves: usize, centroids: &[f32], seed: u64) -> Result<Self> {
-        let (metric, d) = (metric(settings), settings.dimension as usize);
+        let d = settings.dimension as usize;
         let centroid_bits = pick_bits(leaves, d);
         let centroid_bytes = Centroids::encode(centroid_bits, leaves, d, centroids);
+        Coded::of(settings, leaves, centroid_bits, centroid_bytes, seed)
+    }
+
+    /// What a merge keeps of its base, the scale included.
+    pub(super) fn kept(settings: &Settings, leaves: usize, kept: Kept) -> Result<Self> {
+        let Kept { bits, centroids, seed, scale, copies } = kept;
+        let coded = Coded::of(settings, leaves, bits, centroids, seed)?;
+        Ok(Coded { scale, copies: Some(copies), ..coded })
+    }
+
+    fn of(
+        settings: &Settings,
+        leaves: usize,
+        centroid_bits: u8,
+        centroid_bytes: Vec<u8>,
+        seed: u64,
+    ) -> Result<Self> {
+        let (metric, d) = (metric(settings), settings.dimension as usize);
         let centroids = Centroids::decode(centroid_bits, leaves, d, &centroid_bytes)
             .map_err(|e| Error::internal(format!("centroids do not read back: {e}")))?;
         let dequantised = centroids.all_dequantised();
@@ -51,6 +72,7 @@ impl Coded {
             groups: Vec::new(),
             metric,
             dequantised,
+            copies: None,
         })
     }
 
@@ -77,6 +99,11 @@ impl Coded {
     /// Values of a vector.
     pub(super) fn dimension(&self) -> usize {
         self.centroids.dimension()
+    }
+
+    /// How many rows have a copied code.
+    pub(super) fn copied(&self) -> u64 {
+        self.copies.as_ref().map_or(0, Copies::count)
     }
 
     /// Bytes of the groups of that many postings.
@@ -125,6 +152,10 @@ impl Coded {
             let lanes = GROUP.min(rows - start);
             for (lane, code) in codes[..lanes].iter_mut().enumerate() {
                 let row = start + lane;
+                if let Some(copy) = self.copies.as_ref().and_then(|copies| copies.get(first + row)) {
+                    *code = copy;
+                    continue;
+                }
                 if leaf_encoder.is_none() || leaf_starts[leaf + 1] as usize <= first + row {
                     leaf = leaf_of(leaf_starts, first + row);
                     leaf_encoder = Some(encoder.leaf(&self.dequantised[leaf * d..][..d]));

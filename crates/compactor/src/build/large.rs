@@ -8,6 +8,7 @@
 use std::io::Write;
 use std::sync::Arc;
 
+use arrow::array::RecordBatch;
 use bytes::Bytes;
 use esker_format::head::CODES_BYTES;
 use esker_format::segment::attributes::{Attributes, ColumnsWriter};
@@ -15,22 +16,21 @@ use esker_format::segment::index::{Calibration, IndexParts, IndexWriter, Spool};
 use esker_format::segment::payload::{Payload, PayloadWriter};
 use esker_format::segment::rows::{RowsLayout, RowsWriter, verify_layout};
 use esker_format::{Error, Result};
-use esker_index::{GROUP, Leaves, Moments, arrange, leaf_target};
+use esker_index::{GROUP, Leaves, Moments, arrange, leaf_target, residual_square};
 use parquet::arrow::ProjectionMask;
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 
 use super::codes::Coded;
 use super::order::{Source, floats};
-use super::spill::{Blocks, Spill};
+use super::spill::{Blocks, Parts, Spill};
 use super::vectors::{InFile, Vectors};
 use super::{Blob, BuildOptions, Ids, Made, StopWatch, Target, calibration, metric};
 use crate::parallel::{self, Task};
 use crate::scratch::{Chunks, Scratch, ScratchFile, Spooling, broken, copy, range};
 
-/// The vectors of a bucket take at most this share of the memory: they are held three times as it is put in order.
+/// The vectors of a bucket take at most this share of the memory: they are held three times as it is put in order, while
+/// the one before is written.
 const BUCKET_SHARE: u64 = 16;
-/// The estimates of calibration take at most this share.
-const SCAN_SHARE: u64 = 8;
 /// Rows encoded as one task: whole groups.
 const ENCODE_ROWS: usize = 32 * GROUP;
 /// Rows of a column read at once.
@@ -48,10 +48,12 @@ pub(crate) struct Large<'a> {
     pub(crate) watch: StopWatch<'a>,
 }
 
-/// Which rows go together, once every row has a leaf.
+/// Which rows go together: buckets of neighbouring leaves.
 struct Buckets {
-    /// Bucket of each row, by its number.
-    of_row: Vec<u32>,
+    /// Most rows of a bucket.
+    capacity: usize,
+    /// Bucket that takes the next row of each leaf.
+    of_leaf: Vec<u32>,
     /// First leaf of each bucket.
     first_leaf: Vec<u32>,
     /// Number of rows of each.
@@ -59,46 +61,73 @@ struct Buckets {
 }
 
 impl Buckets {
-    /// Buckets of neighbouring leaves, at most `capacity` rows each; a leaf of more rows is divided in their order.
-    fn new(assignment: &[u32], leaves: usize, capacity: usize) -> Self {
-        let mut counts = vec![0usize; leaves];
-        assignment.iter().for_each(|leaf| counts[*leaf as usize] += 1);
-        let (mut first_leaf, mut first_bucket, mut room) = (Vec::new(), Vec::with_capacity(leaves), 0);
-        for (leaf, count) in counts.iter().enumerate() {
-            if first_leaf.is_empty() || *count > room {
-                // What a large leaf leaves free of its last bucket stays free.
-                first_bucket.push(first_leaf.len() as u32);
-                first_leaf.extend(vec![leaf as u32; count.div_ceil(capacity).max(1)]);
-                room = if *count > capacity { 0 } else { capacity - count };
-            } else {
-                first_bucket.push(first_leaf.len() as u32 - 1);
-                room -= count;
+    /// Buckets that are three quarters full if the leaves get the rows that they expect.
+    fn new(leaves: &Leaves, capacity: usize) -> Self {
+        let (mut of_leaf, mut first_leaf, mut room) = (Vec::with_capacity(leaves.count()), Vec::new(), 0);
+        for leaf in 0..leaves.count() {
+            let expected = leaves.expected().get(leaf).map_or(0, |rows| *rows as usize);
+            if first_leaf.is_empty() || expected > room {
+                first_leaf.push(leaf as u32);
+                room = capacity - capacity / 4;
             }
+            of_leaf.push(first_leaf.len() as u32 - 1);
+            room = room.saturating_sub(expected);
         }
-        let mut seen = vec![0usize; leaves];
-        let mut rows = vec![0; first_leaf.len()];
-        let of_row = assignment.iter().map(|leaf| {
-            let leaf = *leaf as usize;
-            let bucket = first_bucket[leaf] + (seen[leaf] / capacity) as u32;
-            seen[leaf] += 1;
-            rows[bucket as usize] += 1;
-            bucket
-        });
-        let of_row = of_row.collect();
-        Buckets { of_row, first_leaf, rows }
+        let rows = vec![0; first_leaf.len()];
+        Buckets { capacity, of_leaf, first_leaf, rows }
     }
 
-    /// Numbers of the rows of each bucket, ascending, one bucket after the other.
-    fn inputs(&self) -> Vec<u32> {
-        let mut ends: Vec<usize> =
-            self.rows.iter().scan(0, |at, rows| Some(std::mem::replace(at, *at + rows))).collect();
-        let mut inputs = vec![0; self.of_row.len()];
-        for (row, bucket) in (0u32..).zip(&self.of_row) {
-            inputs[ends[*bucket as usize]] = row;
-            ends[*bucket as usize] += 1;
+    /// The bucket of the next row of a leaf. Behind a full bucket another is opened for its leaves.
+    fn place(&mut self, leaf: u32) -> u32 {
+        let full = self.of_leaf[leaf as usize];
+        if self.rows[full as usize] == self.capacity {
+            let first = self.first_leaf[full as usize];
+            let more = self.rows.len() as u32;
+            self.first_leaf.push(first);
+            self.rows.push(0);
+            let same = self.of_leaf[first as usize..].iter_mut().take_while(|bucket| **bucket == full);
+            same.for_each(|bucket| *bucket = more);
+        }
+        let bucket = self.of_leaf[leaf as usize];
+        self.rows[bucket as usize] += 1;
+        bucket
+    }
+
+    /// The buckets in the order of their leaves, which their rows are written in.
+    fn in_order(&self) -> Vec<u32> {
+        let mut order: Vec<u32> = (0..self.rows.len() as u32).collect();
+        order.sort_by_key(|bucket| self.first_leaf[*bucket as usize]);
+        order
+    }
+
+    /// Numbers of the rows of each bucket, ascending, given the bucket of each.
+    fn inputs(&self, of_row: &[u32]) -> Vec<Vec<u32>> {
+        let mut inputs: Vec<Vec<u32>> = self.rows.iter().map(|rows| Vec::with_capacity(*rows)).collect();
+        for (row, bucket) in (0u32..).zip(of_row) {
+            inputs[*bucket as usize].push(row);
         }
         inputs
     }
+}
+
+/// The rows of a bucket, not yet in order.
+struct Part {
+    /// Their numbers, ascending.
+    inputs: Vec<u32>,
+    /// Their leaves, from the bucket's first on.
+    leaves: Vec<u32>,
+    blocks: Blocks,
+}
+
+/// A bucket in order.
+struct Arranged {
+    order: Vec<u32>,
+    /// Rows of each leaf.
+    sizes: Vec<u32>,
+    centroids: Vec<f32>,
+    /// Squared residuals of all rows.
+    square: f64,
+    batches: Vec<RecordBatch>,
 }
 
 /// What is written bucket by bucket.
@@ -106,6 +135,7 @@ struct Written {
     order: Vec<u32>,
     leaf_starts: Vec<u32>,
     centroids: Vec<f32>,
+    square: f64,
     ids: Ids,
     rows_file: Arc<dyn ScratchFile>,
     layout: RowsLayout,
@@ -125,25 +155,19 @@ impl Large<'_> {
         }
         let pass = |done: u64| progress(done * rows, PASSES * rows);
         pass(0);
-        let (buckets, assignment, parted) = self.part(spill, &pass)?;
-        let written = self.write(&buckets, &assignment, parted)?;
-        drop((buckets, assignment));
+        let parts = self.part(spill, &pass)?;
+        let written = self.write(parts, rows as usize)?;
         pass(4);
         let settings = self.target.settings;
         let memory = self.memory;
-        let vectors = InFile { file: &*written.rows_file, layout: &written.layout, settings, memory };
+        let threads = self.options.threads;
+        let vectors =
+            InFile { file: &*written.rows_file, layout: &written.layout, settings, memory, threads };
         verify_layout("the new rows file", &Chunks(Arc::clone(&written.rows_file)), &written.layout)?;
         let coded = self.encode(&written, &vectors)?;
         pass(5);
-        let scans = (self.memory / SCAN_SHARE / (4 * rows)).max(1) as usize;
-        let calibration = calibration::calibrate(
-            &vectors,
-            &coded,
-            &written.leaf_starts,
-            metric(settings),
-            self.options,
-            scans,
-        )?;
+        let calibration =
+            calibration::calibrate(&vectors, &coded, &written.leaf_starts, metric(settings), self.options)?;
         self.watch.lap("calibrate");
         let made = self.index(written, coded, calibration)?;
         self.watch.lap("index");
@@ -152,71 +176,95 @@ impl Large<'_> {
     }
 
     /// Finds the leaf of every row and writes rows of neighbouring leaves beside each other.
-    fn part(&mut self, mut spill: Spill, pass: &dyn Fn(u64)) -> Result<(Buckets, Vec<u32>, Vec<Blocks>)> {
+    fn part(&mut self, mut spill: Spill, pass: &dyn Fn(u64)) -> Result<Vec<Part>> {
         let BuildOptions { seed, threads } = self.options;
         let settings = self.target.settings;
-        let (d, target) = (settings.dimension as usize, leaf_target(spill.rows()));
+        let (d, rows) = (settings.dimension as usize, spill.rows() as usize);
+        let target = leaf_target(spill.rows());
         let sample = spill.take_sample();
-        let wanted = (spill.rows() as usize).div_ceil(target).min((sample.len() / d / 4).max(1));
+        let wanted = rows.div_ceil(target).min((sample.len() / d / 4).max(1));
         let leaves = Leaves::train(&sample, d, metric(settings), wanted, seed, threads);
         drop(sample);
         self.watch.lap("train");
         pass(1);
         let mut moments = Moments::new(&leaves);
-        for batch in spill.read() {
-            let vectors = floats(&batch?, settings)?;
-            moments.add(&vectors, &leaves.assign(&vectors, threads));
-        }
+        let vectors = spill.read().map(|batch| floats(&batch?, settings));
+        parallel::ahead(threads, vectors, |vectors| {
+            moments.add(&vectors, &leaves.assign(&vectors, threads), threads);
+            Ok(())
+        })?;
         let leaves = leaves.refined(&moments, target, seed, threads);
         drop(moments);
         self.watch.lap("refine");
         pass(2);
-        let mut assignment = Vec::with_capacity(spill.rows() as usize);
-        for batch in spill.read() {
-            assignment.extend(leaves.assign(&floats(&batch?, settings)?, threads));
-        }
         let capacity = (self.memory / BUCKET_SHARE / settings.stride() as u64) as usize;
-        let buckets = Buckets::new(&assignment, leaves.count(), capacity.max(target));
-        drop(leaves);
-        self.watch.lap("assign");
-        pass(3);
-        let parted = spill.part(&buckets.of_row, buckets.rows.len(), self.scratch)?;
+        let mut buckets = Buckets::new(&leaves, capacity.max(target));
+        let (mut assignment, mut of_row) = (Vec::with_capacity(rows), Vec::with_capacity(rows));
+        let mut parts = Parts::new(self.scratch)?;
+        let batches = spill.read().map(|batch| {
+            let batch = batch?;
+            let found = leaves.assign(&floats(&batch, settings)?, threads);
+            Ok((batch, found))
+        });
+        parallel::ahead(threads, batches, |(batch, found)| {
+            let first = of_row.len();
+            of_row.extend(found.iter().map(|leaf| buckets.place(*leaf)));
+            assignment.extend(found);
+            parts.push(&batch, &of_row[first..])
+        })?;
         self.watch.lap("part");
-        Ok((buckets, assignment, parted))
+        pass(3);
+        let mut inputs = buckets.inputs(&of_row);
+        let mut blocks: Vec<Option<Blocks>> = parts.finish().into_iter().map(Some).collect();
+        let in_order = buckets.in_order().into_iter().filter_map(|bucket| {
+            let inputs = std::mem::take(&mut inputs[bucket as usize]);
+            let first = buckets.first_leaf[bucket as usize];
+            let leaves = inputs.iter().map(|input| assignment[*input as usize] - first).collect();
+            let blocks = blocks.get_mut(bucket as usize)?.take()?;
+            (!inputs.is_empty()).then_some(Part { inputs, leaves, blocks })
+        });
+        Ok(in_order.collect())
     }
 
-    /// Puts bucket after bucket in order and writes its rows and payload.
-    fn write(&mut self, buckets: &Buckets, assignment: &[u32], parted: Vec<Blocks>) -> Result<Written> {
+    /// Reads the rows of a bucket and puts them in order.
+    fn arrange(&self, part: Part, target: usize) -> Result<Arranged> {
         let BuildOptions { seed, threads } = self.options;
+        let settings = self.target.settings;
+        let (d, metric) = (settings.dimension as usize, metric(settings));
+        let source = Source::gather(part.blocks.read().collect::<Result<_>>()?, settings)?;
+        let arranged = arrange(source.vectors(), d, metric, part.leaves, target, seed, threads);
+        let mut sizes = vec![0u32; arranged.leaves];
+        arranged.assignment.iter().for_each(|leaf| sizes[*leaf as usize] += 1);
+        let leaf = |row: usize| &arranged.centroids[arranged.assignment[row] as usize * d..][..d];
+        let mut square = 0.0;
+        residual_square(metric, d, source.vectors(), leaf, &mut square);
+        let order = arranged.order.iter().map(|row| part.inputs[*row as usize]).collect();
+        let batches = source.reorder(&arranged.order, &self.target, threads)?.batches;
+        Ok(Arranged { order, sizes, centroids: arranged.centroids, square, batches })
+    }
+
+    /// Writes the rows and payload of bucket after bucket, while the next one is put in order.
+    fn write(&mut self, parts: Vec<Part>, count: usize) -> Result<Written> {
+        let threads = self.options.threads;
         let Target { settings, schema, collection } = self.target;
-        let (d, target) = (settings.dimension as usize, leaf_target(assignment.len() as u64));
-        let mut order = buckets.inputs();
+        let target = leaf_target(count as u64);
         let mut rows_out = Spooling::new(self.scratch)?;
         let mut blocks_out = Spooling::new(self.scratch)?;
         let mut rows = RowsWriter::new(&mut rows_out, settings, schema)?;
         let mut payload = PayloadWriter::new(settings, schema)?;
-        let (mut leaf_starts, mut centroids, mut ids) = (vec![0], Vec::new(), Ids::default());
-        ids.hashes.reserve_exact(order.len());
-        let mut rest = order.as_mut_slice();
-        for (bucket, blocks) in parted.iter().enumerate() {
-            let (inputs, after) = std::mem::take(&mut rest).split_at_mut(buckets.rows[bucket]);
-            rest = after;
-            if inputs.is_empty() {
-                continue;
-            }
-            let source = Source::gather(blocks.read().collect::<Result<_>>()?, settings)?;
-            let first = buckets.first_leaf[bucket];
-            let local = inputs.iter().map(|input| assignment[*input as usize] - first).collect();
-            let arranged = arrange(source.vectors(), d, metric(settings), local, target, seed, threads);
-            let mut sizes = vec![0u32; arranged.leaves];
-            arranged.assignment.iter().for_each(|leaf| sizes[*leaf as usize] += 1);
-            for size in sizes {
+        let (mut order, mut ids) = (Vec::with_capacity(count), Ids::default());
+        let (mut leaf_starts, mut centroids, mut square) = (vec![0], Vec::new(), 0.0);
+        ids.hashes.reserve_exact(count);
+        let this = &*self;
+        let arranged = parts.into_iter().map(|part| this.arrange(part, target));
+        parallel::ahead(threads, arranged, |bucket| {
+            order.extend(bucket.order);
+            for size in bucket.sizes {
                 leaf_starts.push(leaf_starts[leaf_starts.len() - 1] + size);
             }
-            centroids.extend_from_slice(&arranged.centroids);
-            let by_number = inputs.to_vec();
-            inputs.iter_mut().zip(&arranged.order).for_each(|(to, from)| *to = by_number[*from as usize]);
-            let batches = source.reorder(&arranged.order, &self.target, threads)?.batches;
+            centroids.extend(bucket.centroids);
+            square += bucket.square;
+            let batches = bucket.batches;
             let (mut rows_done, mut payload_done, mut ids_done) = (Ok(()), Ok(()), Ok(()));
             let tasks: Vec<Task<'_>> = vec![
                 Box::new(|| rows_done = batches.iter().try_for_each(|batch| rows.write(batch))),
@@ -227,8 +275,8 @@ impl Large<'_> {
             ];
             parallel::run(threads, tasks);
             rows_done.and(payload_done).and(ids_done)?;
-            blocks_out.write_all(&payload.take_blocks()).map_err(broken)?;
-        }
+            blocks_out.write_all(&payload.take_blocks()).map_err(broken)
+        })?;
         let layout = rows.finish()?;
         let mut payload = payload.finish()?;
         blocks_out.write_all(&std::mem::take(&mut payload.blocks)).map_err(broken)?;
@@ -237,6 +285,7 @@ impl Large<'_> {
             order,
             leaf_starts,
             centroids,
+            square,
             ids,
             rows_file: rows_out.finish()?.0,
             layout,
@@ -245,17 +294,12 @@ impl Large<'_> {
         })
     }
 
-    /// Measures the residuals, then encodes all rows.
+    /// Encodes all rows.
     fn encode(&mut self, written: &Written, vectors: &InFile<'_>) -> Result<Coded> {
         let settings = self.target.settings;
         let starts = written.leaf_starts.as_slice();
         let mut coded = Coded::new(settings, starts.len() - 1, &written.centroids, self.options.seed)?;
-        let mut total = 0.0;
-        vectors.each_stored(|first, vectors, _| {
-            coded.add_residuals(first, vectors, starts, &mut total);
-            Ok(())
-        })?;
-        coded.set_scale(total, vectors.rows());
+        coded.set_scale(written.square, vectors.rows());
         let mut groups = vec![0; coded.groups_len(vectors.rows())];
         let (d, stride, group_bytes) = (settings.dimension as usize, settings.stride(), coded.group_bytes);
         vectors.each_stored(|first, vectors, stored| {
@@ -340,6 +384,7 @@ impl Large<'_> {
             leaf_starts: written.leaf_starts,
             seqs: written.ids.seqs,
             hash: written.ids.sum,
+            copied: 0,
         })
     }
 }

@@ -1,12 +1,12 @@
 //! Rows that wait in scratch files until they are built, with a sample of their vectors in memory.
 
-use std::io::Cursor;
 use std::sync::Arc;
 
 use arrow::array::{RecordBatch, UInt32Array};
+use arrow::buffer::Buffer;
 use arrow::compute::take_record_batch;
 use arrow::error::ArrowError;
-use arrow::ipc::reader::StreamReader;
+use arrow::ipc::reader::StreamDecoder;
 use arrow::ipc::writer::StreamWriter;
 use esker_format::schema::Settings;
 use esker_format::{Error, Result};
@@ -75,9 +75,9 @@ impl Blocks {
             let bytes = range(&*self.file, block.at, block.length).map_err(broken)?;
             let wrong =
                 |e: ArrowError| Error::internal("rows that were kept aside do not read back").with_source(e);
-            let batch = StreamReader::try_new(Cursor::new(bytes), None).map_err(wrong)?.next();
+            // The columns stay where they were read to.
+            let batch = StreamDecoder::new().decode(&mut Buffer::from(bytes)).map_err(wrong)?;
             let batch = batch.ok_or_else(|| Error::internal("rows that were kept aside are gone"))?;
-            let batch = batch.map_err(wrong)?;
             match batch.num_rows() == block.rows {
                 true => Ok(batch),
                 false => Err(Error::internal("other rows were kept aside than read back")),
@@ -158,24 +158,38 @@ impl Spill {
     pub(super) fn read(&self) -> impl Iterator<Item = Result<RecordBatch>> + '_ {
         self.blocks.read()
     }
+}
 
-    /// The rows again, in `parts` parts of another file: `part_of` says where each row goes, by its number.
-    pub(super) fn part(&self, part_of: &[u32], parts: usize, scratch: &dyn Scratch) -> Result<Vec<Blocks>> {
-        let file = Blocks::new(scratch)?;
-        let mut out: Vec<Blocks> = (0..parts).map(|_| file.beside()).collect();
-        let mut first = 0;
-        for batch in self.read() {
-            let batch = batch?;
-            let mut rows: Vec<Vec<u32>> = vec![Vec::new(); parts];
-            for (row, part) in (0u32..).zip(&part_of[first..first + batch.num_rows()]) {
-                rows[*part as usize].push(row);
-            }
-            for (rows, out) in rows.into_iter().zip(&mut out).filter(|(rows, _)| !rows.is_empty()) {
-                let taken = take_record_batch(&batch, &UInt32Array::from(rows));
-                out.push(&taken.map_err(|e| Error::internal("rows cannot be parted").with_source(e))?)?;
-            }
-            first += batch.num_rows();
+/// Rows in parts, all in one file.
+pub(super) struct Parts {
+    file: Blocks,
+    parts: Vec<Blocks>,
+}
+
+impl Parts {
+    pub(super) fn new(scratch: &dyn Scratch) -> Result<Self> {
+        Ok(Parts { file: Blocks::new(scratch)?, parts: Vec::new() })
+    }
+
+    /// Adds rows, and says to which part each goes.
+    pub(super) fn push(&mut self, batch: &RecordBatch, part_of: &[u32]) -> Result<()> {
+        let most = part_of.iter().max().map_or(0, |part| *part as usize + 1);
+        let mut rows: Vec<Vec<u32>> = vec![Vec::new(); most];
+        for (row, part) in (0u32..).zip(part_of) {
+            rows[*part as usize].push(row);
         }
-        Ok(out)
+        while self.parts.len() < most {
+            self.parts.push(self.file.beside());
+        }
+        for (rows, out) in rows.into_iter().zip(&mut self.parts).filter(|(rows, _)| !rows.is_empty()) {
+            let taken = take_record_batch(batch, &UInt32Array::from(rows));
+            out.push(&taken.map_err(|e| Error::internal("rows cannot be parted").with_source(e))?)?;
+        }
+        Ok(())
+    }
+
+    /// The rows of each part.
+    pub(super) fn finish(self) -> Vec<Blocks> {
+        self.parts
     }
 }

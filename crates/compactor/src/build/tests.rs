@@ -269,6 +269,7 @@ fn build_large(batches: &[RecordBatch], settings: &Settings, memory: u64, thread
         leaf_starts: made.leaf_starts,
         seqs: made.seqs,
         hash: made.hash,
+        copied: made.copied,
     }
 }
 

@@ -7,7 +7,9 @@ use esker_format::segment::rows::RowsLayout;
 use half::f16;
 use half::slice::{HalfBitsSliceExt, HalfFloatSliceExt};
 
+use super::order::CHUNK;
 use super::spill::block_rows;
+use crate::parallel;
 use crate::scratch::{ScratchFile, broken, range};
 
 /// Hears some vectors: the ordinal of the first, and n·d values.
@@ -35,7 +37,8 @@ impl Vectors for Whole<'_> {
     }
 
     fn each(&self, see: See<'_>) -> Result<()> {
-        see(0, self.vectors)
+        let mut parts = self.vectors.chunks(CHUNK * self.d).enumerate();
+        parts.try_for_each(|(part, vectors)| see(part * CHUNK, vectors))
     }
 
     fn row(&self, ordinal: usize) -> Result<Vec<f32>> {
@@ -50,23 +53,28 @@ pub(super) struct InFile<'a> {
     pub(super) settings: &'a Settings,
     /// Bytes that the build may take.
     pub(super) memory: u64,
+    /// Pages are read ahead if there is more than one.
+    pub(super) threads: usize,
 }
 
 impl InFile<'_> {
     /// Calls `see` with the first ordinal, the vectors and their bytes as stored, of some whole pages at a time.
     pub(super) fn each_stored(&self, mut see: impl FnMut(usize, &[f32], &[u8]) -> Result<()>) -> Result<()> {
+        let step = block_rows(self.settings.stride(), self.memory).next_multiple_of(PAGE_ROWS as usize);
+        let blocks = (0..self.rows()).step_by(step).map(|first| self.block(first, step));
+        parallel::ahead(self.threads, blocks, |(first, vectors, stored)| see(first, &vectors, &stored))
+    }
+
+    /// Up to `step` rows from `first` on, which start a page.
+    fn block(&self, first: usize, step: usize) -> Result<(usize, Vec<f32>, Vec<u8>)> {
         let (rows, per_page) = (self.rows(), PAGE_ROWS as usize);
-        let step = block_rows(self.settings.stride(), self.memory).next_multiple_of(per_page);
-        for first in (0..rows).step_by(step) {
-            let mut stored = Vec::with_capacity(step.min(rows - first) * self.settings.stride());
-            for page in (first..(first + step).min(rows)).step_by(per_page) {
-                let start = self.layout.vector_range(page as u32).start;
-                let end = self.layout.page_range((page / per_page) as u32).end;
-                stored.extend(range(self.file, start, (end - start) as usize).map_err(broken)?);
-            }
-            see(first, &floats_of(&stored, self.settings), &stored)?;
+        let mut stored = Vec::with_capacity(step.min(rows - first) * self.settings.stride());
+        for page in (first..(first + step).min(rows)).step_by(per_page) {
+            let start = self.layout.vector_range(page as u32).start;
+            let end = self.layout.page_range((page / per_page) as u32).end;
+            stored.extend(range(self.file, start, (end - start) as usize).map_err(broken)?);
         }
-        Ok(())
+        Ok((first, floats_of(&stored, self.settings), stored))
     }
 }
 

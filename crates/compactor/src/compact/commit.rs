@@ -214,11 +214,14 @@ impl Commit<'_> {
     }
 
     fn report(self, manifest: &Manifest, carried: u32) -> Report {
+        let (rows, copied) = self.built.as_ref().map_or((0, 0), |built| (built.rows(), built.copied));
         Report {
             version: manifest.version,
             committed: true,
             segments_out: manifest.segments.len(),
-            rows: self.built.as_ref().map_or(0, build::Made::rows),
+            rows,
+            copied,
+            encoded: rows - copied,
             live_rows: manifest.live_rows(),
             carried,
             ..self.work.report

@@ -5,13 +5,14 @@ use std::sync::Arc;
 use arrow::array::{Array, RecordBatch};
 use esker_format::head::Part;
 use esker_format::manifest::Segment;
+use esker_format::segment::index::Section;
 use esker_format::{Result, SetHash};
 use esker_store::segment::all_columns;
 use esker_store::{Collection, Meter, SegmentReader, Unfolded};
 use futures::{StreamExt, TryStreamExt, stream};
 
 use super::{Listener, Progress, Stage, blocking};
-use crate::build::Spill;
+use crate::build::{Base, Spill};
 use crate::fold::{Winners, expiries, is_expired, keep};
 use crate::marks::{self, Marks, hash_of};
 use crate::versions::Versions;
@@ -168,6 +169,34 @@ impl Inputs {
             }
         }
         Ok(Merged { reader, moved, first, dropped, hash })
+    }
+
+    /// The input around whose leaves the new segment is built, if one has most of its rows. `fresh` is the number of
+    /// the tail's.
+    pub(super) async fn base(
+        &self,
+        meter: &Meter,
+        snapshot: &Unfolded,
+        fresh: u64,
+        rows: &Gathered,
+    ) -> Result<Option<Base<'_>>> {
+        let largest = self.merged.iter().max_by_key(|m| m.moved.len());
+        let (Some(Merged { reader, moved, first, .. }), Gathered::Memory(_)) = (largest, rows) else {
+            return Ok(None);
+        };
+        if !Base::carries(moved.len() as u64, self.moved_rows() + fresh) {
+            return Ok(None);
+        }
+        // `head` may have the codes.
+        let made = reader.segment().made;
+        let held = snapshot.parts.iter().flatten().find(|part| part.made == made);
+        let held = held.and_then(|part| part.codes.clone());
+        let held = held.filter(|codes| reader.header().check_section(Section::Codes, codes).is_ok());
+        let codes = match held {
+            Some(codes) => codes,
+            None => reader.section(meter, Section::Codes).await?,
+        };
+        Ok(Some(Base { header: reader.header(), codes, moved, first: *first }))
     }
 
     /// Number of rows that move.

@@ -82,8 +82,15 @@ impl World {
     async fn append(&mut self, op: Op, block: Block) {
         self.token += 1;
         self.accepted += block.rows;
-        let batch = PendingBatch { token: Token(self.token), op, arrived_ms: NOW, blocks: vec![block] };
-        self.collection.append(&Meter::new(), batch, true).await.unwrap();
+        let batch = PendingBatch {
+            token: Token(self.token),
+            given: false,
+            content: None,
+            op,
+            arrived_ms: NOW,
+            blocks: vec![block],
+        };
+        self.collection.append(&Meter::new(), batch).await.unwrap();
     }
 
     async fn compact(&self) -> Report {
@@ -303,8 +310,15 @@ async fn what_is_built_in_scratch_files_is_uploaded_from_them() {
             put(&mut data, &Write::Upsert { id: format!("record-{entry}-{n}"), vector, expires_at: None });
         }
         let blocks = vec![Block { rows: 4000, data: data.into() }];
-        let batch = PendingBatch { token: Token(entry), op: Op::Upsert, arrived_ms: NOW, blocks };
-        collection.append(&meter, batch, true).await.unwrap();
+        let batch = PendingBatch {
+            token: Token(entry),
+            given: false,
+            content: None,
+            op: Op::Upsert,
+            arrived_ms: NOW,
+            blocks,
+        };
+        collection.append(&meter, batch).await.unwrap();
     }
     let directory = tempfile::tempdir().unwrap();
     let compactor = Compactor::new(Options { threads: 2, seed: 3, memory: 8 << 20 })

@@ -68,7 +68,11 @@ pub fn text(report: &Report, collection: &Name) -> String {
         plural(report.folded_entries, "log entry", "log entries")
     )];
     if report.merged > 0 {
-        parts.push(format!("rewrote {}", segments(report.merged)));
+        let copied = match report.copied {
+            0 => String::new(),
+            n => format!(" and copied the codes of {}", plural(n, "row", "rows")),
+        };
+        parts.push(format!("rewrote {}{copied}", segments(report.merged)));
     }
     if report.marked > 0 {
         parts.push(format!("marked {} of older segments", plural(report.marked, "row", "rows")));
@@ -92,7 +96,8 @@ pub fn report_json(r: &Report) -> Value {
     json!({
         "version": r.version, "committed": r.committed, "folded_entries": r.folded_entries,
         "folded_rows": r.folded_rows, "tombstones": r.tombstones, "segments_in": r.segments_in,
-        "segments_out": r.segments_out, "merged": r.merged, "rows": r.rows, "marked": r.marked, "pruned": r.pruned,
+        "segments_out": r.segments_out, "merged": r.merged, "rows": r.rows,
+        "copied": r.copied, "encoded": r.encoded, "marked": r.marked, "pruned": r.pruned,
         "expired": r.expired, "bytes_written": r.bytes_written, "live_rows": r.live_rows, "io": io_json(&r.io),
     })
 }

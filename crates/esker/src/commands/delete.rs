@@ -3,9 +3,9 @@
 use std::io::BufRead;
 use std::sync::Arc;
 
-use esker_format::{Error, Name, Result, Seq, Token, limits};
+use esker_format::{Error, Name, Result, Seq, limits};
 use esker_ingest::{Ingest, WriteOptions};
-use esker_query::service::{Deleted, Doomed, Service, Tombstones, Untouched};
+use esker_query::service::{Called, Deleted, Doomed, Service, Tombstones, Untouched};
 use esker_query::sql;
 use esker_store::{Meter, Store};
 use indicatif::ProgressBar;
@@ -89,14 +89,8 @@ struct Counted {
 
 #[async_trait]
 impl Tombstones for Counted {
-    async fn delete(
-        &self,
-        meter: &Meter,
-        name: &Name,
-        doomed: Doomed,
-        token: Option<Token>,
-    ) -> Result<Deleted> {
-        self.writer.delete(meter, name, doomed, token).await
+    async fn delete(&self, meter: &Meter, name: &Name, doomed: Doomed, called: Called) -> Result<Deleted> {
+        self.writer.delete(meter, name, doomed, called).await
     }
 
     async fn delete_untouched(

@@ -136,8 +136,8 @@ fn explain_text(e: &Explain) -> String {
         lines.push(format!("filter {filter}: {} rows match", e.matching));
     }
     lines.push(format!(
-        "{} leaves probed, {} codes scanned, {} rows reranked, {} rows of the tail",
-        e.leaves_probed, e.codes_scanned, e.rows_reranked, e.tail_rows
+        "{} leaves probed, {} codes scanned, {} rows reranked, {} rows of the tail; recall about {}",
+        e.leaves_probed, e.codes_scanned, e.rows_reranked, e.tail_rows, e.estimated_recall
     ));
     for (i, s) in e.segments.iter().enumerate() {
         lines.push(format!(

@@ -17,8 +17,11 @@ use super::routes::Own;
 
 /// What this process knows is looked at this often; no request.
 const TICK: Duration = Duration::from_secs(1);
-/// Marks are listed this often, and a random share of as much again later: one LIST.
+/// Marks are listed this often, and a random share of as much again later: one LIST. Sooner where others write so fast that
+/// a log would grow by more than [`STRIDE`] entries until then.
 const MARKS: Duration = Duration::from_secs(10);
+/// A quarter of what a log may have.
+const STRIDE: u64 = limits::TAIL_ENTRIES / 4;
 /// All names are looked at this often: the backstop for marks that were not put.
 const SWEEP: Duration = Duration::from_secs(24 * 60 * 60);
 /// A log is folded when its oldest entry was seen this long ago, however short it is.
@@ -70,6 +73,8 @@ struct Known {
     not_before: Duration,
     /// How long it was left alone the last time.
     back_off: Duration,
+    /// When it was compacted the last time.
+    folded_at: Option<Duration>,
 }
 
 /// Whether a log is worth folding.
@@ -100,6 +105,12 @@ impl Known {
             true => Due::Now,
             false => Due::No,
         }
+    }
+
+    /// Notes that `entries` were folded at `now`; returns how long [`STRIDE`] more of them will take at this pace.
+    fn folded(&mut self, entries: u64, now: Duration) -> Duration {
+        let since = self.folded_at.replace(now).map_or(MARKS, |at| now - at);
+        since.mul_f64(STRIDE as f64 / entries.max(1) as f64).clamp(TICK, MARKS)
     }
 
     /// Leaves the collection alone for a while: up to `share` of the time it is left alone at most.
@@ -169,7 +180,11 @@ impl Work {
         let known = self.known.entry(name.clone()).or_default();
         match done {
             Ok(Some(report)) if report.overtaken > 0 => known.step_back(now, share),
-            Ok(Some(_)) => known.back_off = Duration::ZERO,
+            Ok(Some(report)) => {
+                known.back_off = Duration::ZERO;
+                let soon = now + known.folded(report.folded_entries, now);
+                self.marks_at = self.marks_at.map(|at| at.min(soon));
+            }
             Ok(None) => {}
             Err(e) if matches!(e.kind(), Kind::NotFound | Kind::Gone) => {
                 self.known.remove(name);

@@ -154,7 +154,7 @@ pub struct Compacted {
 
 /// Folds the log into segments now. The reply comes when it is done; after the deadline it goes on and the reply is 503.
 #[utoipa::path(post, path = "/v1/collections/{collection}/compact", tag = "collections",
-    params(("collection" = String, Path, description = "The collection")),
+    params(("collection" = String, Path, description = "The collection", pattern = "^[a-z0-9_-]{1,64}$")),
     responses((status = 200, description = "What was done.", body = Compacted),
         (status = "default", description = "An error.", body = ErrorBody)))]
 async fn compact(State(own): State<Arc<Own>>, Path(name): Path<String>) -> Result<Response, Failure> {

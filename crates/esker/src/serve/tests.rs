@@ -128,6 +128,27 @@ async fn a_stuck_store_is_answered_for_in_time() {
     world.stop().await;
 }
 
+/// What the guard drew for a write is no name that its client gave: nothing is looked up for it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_drawn_name_is_not_taken_for_the_clients() {
+    let world = World::with_notes(&["--no-compaction"]).await;
+    let path = "/v1/collections/notes/records";
+    for (key, given) in [("", false), ("idempotency-key: once\r\n", true)] {
+        let bodies = [("POST", r#"{"records":[{"id":"a","vector":[0,1]}]}"#), ("DELETE", r#"{"ids":["a"]}"#)];
+        for (method, body) in bodies {
+            let head = format!("{method} {path} HTTP/1.1\r\n{}", key.replace("once", method));
+            assert_eq!(client::request(world.server.http, &head, body).await.status, 200);
+            let meter = Meter::new();
+            let name = esker_format::Name::new("notes").unwrap();
+            let collection = world.store.collection(&meter, &name).await.unwrap();
+            let snapshot = collection.snapshot(&meter).await.unwrap();
+            let batches = &snapshot.tail.last().unwrap().entry.batches;
+            assert_eq!(batches.iter().map(|b| b.given).collect::<Vec<_>>(), [given], "{method} {key}");
+        }
+    }
+    world.stop().await;
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_request_under_way_is_finished_when_the_server_stops() {
     let world = World::with_notes(&[]).await;

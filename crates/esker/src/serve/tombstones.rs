@@ -1,9 +1,9 @@
 //! Deletes on behalf of the query service, which itself writes nothing.
 
 use esker_format::record::Op;
-use esker_format::{Name, Result, Seq, Token};
+use esker_format::{Name, Result, Seq};
 use esker_ingest::{Body, Ingest, WriteOptions};
-use esker_query::service::{Deleted, Doomed, Tombstones, Untouched};
+use esker_query::service::{Called, Deleted, Doomed, Tombstones, Untouched};
 use esker_store::Meter;
 use tonic::async_trait;
 
@@ -12,21 +12,15 @@ pub struct Writer(pub Ingest);
 
 #[async_trait]
 impl Tombstones for Writer {
-    async fn delete(
-        &self,
-        meter: &Meter,
-        name: &Name,
-        doomed: Doomed,
-        token: Option<Token>,
-    ) -> Result<Deleted> {
-        let options = WriteOptions::from(token);
+    async fn delete(&self, meter: &Meter, name: &Name, doomed: Doomed, called: Called) -> Result<Deleted> {
+        let (ingest, options) = (self.0.drawing(called.drawn), WriteOptions::from(called.given));
         let ack = match doomed {
-            Doomed::Ids(ids) => self.0.delete(meter, name, &ids, &options).await?,
+            Doomed::Ids(ids) => ingest.delete(meter, name, &ids, &options).await?,
             Doomed::Container(file) => {
-                self.0.write(meter, name, Op::Delete, Body::Container(file), &options).await?
+                ingest.write(meter, name, Op::Delete, Body::Container(file), &options).await?
             }
             Doomed::Framed(payload) => {
-                self.0.write(meter, name, Op::Delete, Body::Framed(payload), &options).await?
+                ingest.write(meter, name, Op::Delete, Body::Framed(payload), &options).await?
             }
         };
         Ok(Deleted { position: ack.position, deleted: ack.rows.into(), duplicate: ack.duplicate })

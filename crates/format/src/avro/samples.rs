@@ -7,7 +7,7 @@ use apache_avro::types::Value as Tree;
 use proptest::prelude::*;
 
 use crate::CollectionId;
-use crate::record::{Record, SCHEMA, Value};
+use crate::record::{Record, SCHEMA, TIMES_MS, Value};
 use crate::schema::{Metric, Settings, VectorType};
 
 pub fn collection() -> CollectionId {
@@ -71,13 +71,13 @@ pub fn records(dimension: usize) -> impl Strategy<Value = Vec<Record>> {
         let all = [("b", b), ("i", i), ("f", f), ("s", s), ("l", l)];
         all.into_iter().filter_map(|(k, v)| Some((k.to_owned(), v?))).collect()
     });
-    let time = prop_oneof![Just(0), any::<i64>()];
+    let time = prop_oneof![Just(0), TIMES_MS];
     let record = (
         "[a-z0-9é]{1,20}",
         prop_oneof![Just(""), Just("docs"), Just("docs-1")],
         proptest::collection::vec(-1e6f32..1e6, dimension),
         metadata,
-        (time.clone(), time, any::<Option<i64>>(), any::<i64>()),
+        (time.clone(), time.clone(), proptest::option::of(time), any::<i64>()),
     )
         .prop_map(
             |(id, collection_id, vector, metadata, (timestamp, created_at, expires_at, version))| Record {

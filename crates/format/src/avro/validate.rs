@@ -2,12 +2,13 @@
 
 use std::collections::BTreeMap;
 
+use super::content::Contents;
 use super::cursor::Cursor;
 use super::walk::{self, Fault, Fields, Item, Visit};
 use crate::error::{Error, Result};
-use crate::id::CollectionId;
+use crate::id::{CollectionId, Content};
 use crate::limits;
-use crate::record::Op;
+use crate::record::{Op, TIMES_MS};
 use crate::schema::{ColumnType, Metric, Observed, Settings, VectorType, check_key};
 
 /// What the records of a batch must obey.
@@ -30,6 +31,8 @@ pub struct Summary {
     pub ids: Vec<u64>,
     /// Metadata keys that hold at least one value that is not null; for [`crate::schema::Schema::admit`].
     pub keys: BTreeMap<String, Observed>,
+    /// What the records say: equal for equal records, however they were encoded.
+    pub content: Content,
 }
 
 /// Validates one block: see [`Validator`].
@@ -47,6 +50,7 @@ pub struct Validator<'a> {
     bytes: usize,
     ids: Vec<u64>,
     keys: Keys<'a>,
+    contents: Contents,
 }
 
 impl<'a> Validator<'a> {
@@ -58,6 +62,7 @@ impl<'a> Validator<'a> {
             bytes: 0,
             ids: Vec::new(),
             keys: Keys::default(),
+            contents: Contents::new(rules.op.as_str()),
         }
     }
 
@@ -98,12 +103,14 @@ impl<'a> Validator<'a> {
 
     /// What was learnt.
     pub fn finish(self) -> Summary {
-        Summary { rows: self.ids.len() as u32, ids: self.ids, keys: self.keys.observed() }
+        let rows = self.ids.len() as u32;
+        Summary { rows, ids: self.ids, keys: self.keys.observed(), content: self.contents.finish() }
     }
 
     fn record(&mut self, cursor: &mut Cursor<'a>, row: u32) -> Result<(), Fault> {
         self.keys.next_row(row);
-        let mut visit = Check { op: self.rules.op, keys: &mut self.keys, elements: 0, peak: 0 };
+        let (keys, contents) = (&mut self.keys, &mut self.contents);
+        let mut visit = Check { op: self.rules.op, keys, contents, elements: 0, peak: 0 };
         let fields = walk::record(cursor, &mut visit)?;
         let (elements, peak) = (visit.elements, visit.peak);
         self.check_names(&fields)?;
@@ -113,7 +120,9 @@ impl<'a> Validator<'a> {
         if let Some(field) = fields.result {
             return Err(Fault::new(field, "this field is set in results and must be null in writes"));
         }
+        check_times(&fields)?;
         self.ids.push(self.rules.collection.hash_id(fields.id));
+        self.contents.fields(&fields);
         Ok(())
     }
 
@@ -128,6 +137,27 @@ impl<'a> Validator<'a> {
         }
         let given: String = given.chars().take(limits::NAME_BYTES).flat_map(char::escape_debug).collect();
         Err(Fault::new("collection_id", format!("the record is for `{given}`, the request for `{name}`")))
+    }
+}
+
+/// Times are those of the calendar, which results write with four digits of year.
+fn check_times(fields: &Fields<'_>) -> Result<(), Fault> {
+    let times = [
+        ("timestamp", Some(fields.timestamp)),
+        ("created_at", Some(fields.created_at)),
+        ("expires_at", fields.expires_at),
+    ];
+    match times.iter().find(|(_, time)| time.is_some_and(|t| !TIMES_MS.contains(&t))) {
+        None => Ok(()),
+        Some((field, time)) => Err(Fault::new(
+            *field,
+            format!(
+                "{} is no time from 0001-01-01 to 9999-12-31: {} to {} milliseconds since 1970",
+                time.unwrap_or_default(),
+                TIMES_MS.start(),
+                TIMES_MS.end()
+            ),
+        )),
     }
 }
 
@@ -169,6 +199,7 @@ const NORMALISABLE: std::ops::RangeInclusive<f32> = 1e-18..=1e17;
 struct Check<'k, 'a> {
     op: Op,
     keys: &'k mut Keys<'a>,
+    contents: &'k mut Contents,
     elements: usize,
     peak: u32,
 }
@@ -178,6 +209,7 @@ impl<'a> Visit<'a> for Check<'_, 'a> {
         if self.op == Op::Delete {
             return Err(Fault::new("vector", "a delete carries an id and no vector"));
         }
+        self.contents.vector(bytes);
         self.elements += bytes.len() / 4;
         let magnitude = |b: &[u8]| u32::from_le_bytes([b[0], b[1], b[2], b[3]]) & 0x7fff_ffff;
         self.peak = bytes.chunks_exact(4).map(magnitude).fold(self.peak, u32::max);
@@ -188,6 +220,7 @@ impl<'a> Visit<'a> for Check<'_, 'a> {
         if self.op == Op::Delete {
             return Err(Fault::new("metadata", "a delete carries an id and no metadata"));
         }
+        self.contents.entry(key, value);
         let (kind, inexact) = match value {
             Item::Null => return self.keys.see(key, None),
             Item::Bool(_) => (ColumnType::Boolean, None),

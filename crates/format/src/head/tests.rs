@@ -1,6 +1,11 @@
 use super::*;
 use crate::id::Token;
 use crate::manifest::tests::first;
+use crate::schema::VectorType;
+use crate::segment::attributes::Attributes;
+use crate::segment::fixture::{rows, schema, settings, write_rows};
+use crate::segment::index::{Calibration, HOT_BYTES, IndexParts, IndexWriter, Spill};
+use crate::segment::payload::PayloadWriter;
 
 #[test]
 fn a_head_comes_back_and_flipped_bits_are_seen() {
@@ -19,5 +24,64 @@ fn a_head_comes_back_and_flipped_bits_are_seen() {
         let mut bad = bytes.to_vec();
         bad[bit / 8] ^= 1 << (bit % 8);
         assert!(Head::decode("head", &bad.into()).is_err());
+    }
+}
+
+/// Bytes of the header of a segment of so many row groups, leaves and bytes of centroids, with as large an attribute
+/// directory and as many payload sizes as a header may have. Rows, which are not in it, are few.
+fn header_bytes(row_groups: usize, leaves: usize, centroids: usize, spill: bool) -> usize {
+    let settings = settings(768, VectorType::F32);
+    let batch = rows(1, &settings, 3);
+    let (_, mut layout) = write_rows(&batch, &settings, 1);
+    layout.address.base.resize(row_groups, 0);
+    layout.address.short_page_headers.resize(row_groups, 0);
+    let mut payload = PayloadWriter::new(&settings, &schema()).unwrap();
+    payload.push_batch(&batch).unwrap();
+    let leaf_starts: Vec<u32> = (0..=leaves).map(|l| u32::from(l == leaves)).collect();
+    let calibration = Calibration { min_recall: 0.98, b: 0.1, delta: 0.2, rerank: 50 };
+    let parts = IndexParts {
+        settings: &settings,
+        schema: &schema(),
+        rows: &layout,
+        seqs: (1, 1),
+        padded: 768,
+        rotation_seed: 42,
+        scale: 0.125,
+        calibration: [calibration; 4],
+        leaf_starts: &leaf_starts,
+        centroid_bits: 1,
+        centroids: &vec![0; centroids],
+        group_bytes: 3328,
+        codes: &[0; 3328],
+        idplane: &[7],
+        spill: spill.then_some(Spill { starts: &leaf_starts, ordinals: &[] }),
+        payload: &payload.finish().unwrap(),
+        attributes: &Attributes { directory: vec![0; HOT_BYTES], section: Vec::new() },
+        payload_spool: None,
+        attributes_spool: None,
+    };
+    IndexWriter::new(parts).unwrap().write(&mut Vec::new()).unwrap().header_len as usize
+}
+
+#[test]
+fn ten_million_rows_open_with_little() {
+    let head = |header: usize| {
+        let part = Part {
+            made: Made { base: 3, token: Token(4) },
+            header: vec![0; header].into(),
+            codes: None,
+            deletes: Some(vec![0; DELETES_BYTES as usize].into()),
+        };
+        Head { manifest: first(), parts: vec![part] }.encode().unwrap().len()
+    };
+    // 768 dimensions: row groups of 10,752 rows. Centroids have a scale per leaf and a mean.
+    let centroids = |bits: usize, leaves: usize| 4 * 768 + 4 * leaves + leaves * 768 * bits / 8;
+    // 10 million in leaves of 1,024, a bit per value; copies in other leaves cost two words a leaf more. 1 million in leaves of 256, four bits.
+    let ten = (header_bytes(931, 9_766, centroids(1, 9_766), false), 1_300_000);
+    let spilled = (header_bytes(931, 9_766, centroids(1, 9_766), true), 1_350_000);
+    let one = (header_bytes(94, 3_907, centroids(4, 3_907), false), 1_700_000);
+    for (header, most) in [ten, spilled, one] {
+        let bytes = head(header);
+        assert!(bytes <= most, "{bytes} bytes, {most} at most");
     }
 }

@@ -20,6 +20,32 @@ fn manifests_stubs_and_names_come_back() {
 }
 
 #[test]
+fn the_newest_tokens_are_kept() {
+    let day = limits::TOKEN_RETENTION_MS;
+    let at = |n: usize, given: bool, at_ms: i64| Recent {
+        token: Token(n as u128),
+        seq: n as u64,
+        rows: 1,
+        at_ms,
+        given,
+        content: None,
+    };
+    let kept = |mut recent: Vec<Recent>, at_ms| {
+        Recent::keep(&mut recent, at_ms);
+        recent.iter().map(|r| r.token.0 as usize).collect::<Vec<_>>()
+    };
+    let few = vec![at(1, true, 0), at(2, false, 0), at(3, true, 1), at(4, false, day)];
+    assert_eq!(kept(few.clone(), day), [1, 3, 4]);
+    assert_eq!(kept(few, day + 1), [3, 4]);
+    let both = (0..12_000).map(|n| at(n, n % 2 == 0, 0)).collect();
+    let kept = kept(both, 0);
+    let (given, drawn): (Vec<usize>, Vec<usize>) = kept.iter().partition(|n| **n % 2 == 0);
+    assert_eq!((given.len(), given[0]), (limits::TOKENS, 12_000 - 2 * limits::TOKENS));
+    assert_eq!((drawn.len(), drawn[0]), (limits::DRAWN_TOKENS, 12_001 - 2 * limits::DRAWN_TOKENS));
+    assert!(kept.is_sorted(), "oldest first");
+}
+
+#[test]
 fn a_manifest_that_lost_rows_is_corrupt() {
     let mut m = first();
     m.hashes.accepted = SetHash::of("a", 1, 0);

@@ -16,14 +16,16 @@ const SEQ_1: &str = "c/docs-1/wal/18446744073709551614.avro";
 fn upsert(token: u128, ids: &[&str]) -> PendingBatch {
     let records: Vec<Record> = ids.iter().map(|id| record(id, &[1.5, -2.0])).collect();
     let blocks = records.chunks(2).map(|r| Block { rows: r.len() as u64, data: block(r).into() }).collect();
-    PendingBatch { token: Token(token), op: Op::Upsert, arrived_ms: 1_750_000_000_000, blocks }
+    let (token, op) = (Token(token), Op::Upsert);
+    PendingBatch { token, given: true, content: Some(Content(7)), op, arrived_ms: 1_750_000_000_000, blocks }
 }
 
 fn delete(token: u128, ids: &[&str]) -> PendingBatch {
     let mut data = Vec::new();
     ids.iter().for_each(|id| encode_tombstone(&mut data, id));
     let blocks = vec![Block { rows: ids.len() as u64, data: data.into() }];
-    PendingBatch { token: Token(token), op: Op::Delete, arrived_ms: 1_750_000_000_001, blocks }
+    let (token, op) = (Token(token), Op::Delete);
+    PendingBatch { token, given: false, content: None, op, arrived_ms: 1_750_000_000_001, blocks }
 }
 
 fn batches() -> Vec<PendingBatch> {

@@ -114,3 +114,32 @@ fn equal_centroids_are_exact() {
         assert_eq!(round_trip(bits, 4, 3, &means).all_dequantised(), means);
     }
 }
+
+#[test]
+fn stored_centroids_stay_bit_for_bit_beside_new_ones() {
+    let (leaves, d) = (20, 33);
+    let (means, others) = (mixture(6, leaves, d, 8, 1.0), mixture(7, 2, d, 2, 1.0));
+    for bits in [1, 4, 8] {
+        let stored = Centroids::encode(bits, leaves, d, &means);
+        let all: Vec<Origin<'_>> = (0..leaves as u32).map(Origin::Stored).collect();
+        assert_eq!(Centroids::extend(bits, d, &stored, &all), Ok(stored.clone()));
+        let all: Vec<Origin<'_>> = means.chunks_exact(d).map(Origin::Mean).collect();
+        assert_eq!(Centroids::extend(bits, d, &stored, &all), Ok(stored.clone()));
+        let (one, other) = others.split_at(d);
+        let mixed = [Origin::Mean(one), Origin::Stored(19), Origin::Mean(other), Origin::Stored(0)];
+        let mixed = Centroids::extend(bits, d, &stored, &mixed).unwrap();
+        let [mixed, stored_ones] =
+            [(4, &mixed), (leaves, &stored)].map(|(n, bytes)| Centroids::decode(bits, n, d, bytes).unwrap());
+        let leaf = |centroids: &Centroids, leaf| {
+            let mut out = vec![0.0; d];
+            centroids.dequantised(leaf, &mut out);
+            out
+        };
+        assert_eq!(leaf(&mixed, 1), leaf(&stored_ones, 19));
+        assert_eq!(leaf(&mixed, 3), leaf(&stored_ones, 0));
+        let error: f32 = leaf(&mixed, 0).iter().zip(one).map(|(a, b)| (a - b).powi(2)).sum();
+        assert!(error < one.iter().map(|x| x * x).sum(), "{bits} bits: {error}");
+        assert!(Centroids::extend(bits, d, &stored, &[Origin::Stored(20)]).is_err());
+        assert!(Centroids::extend(bits, d, &stored[1..], &[]).is_err());
+    }
+}

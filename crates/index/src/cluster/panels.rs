@@ -27,6 +27,11 @@ impl<const K: usize> Best<K> {
         self.0[rank].1
     }
 
+    /// Values and numbers found, best first.
+    pub(super) fn entries(&self) -> impl Iterator<Item = (f32, u32)> + '_ {
+        self.0.iter().filter(|(value, _)| *value > f32::NEG_INFINITY).copied()
+    }
+
     /// The leaves found, which are fewer than K where there are fewer.
     pub(super) fn leaves(&self) -> impl Iterator<Item = u32> + '_ {
         self.0.iter().filter(|(value, _)| *value > f32::NEG_INFINITY).map(|(_, leaf)| *leaf)
@@ -55,6 +60,8 @@ impl<const K: usize> Best<K> {
 /// Packed centroids.
 pub(super) struct Panels {
     d: usize,
+    /// Number of the first centroid.
+    first: u32,
     /// Per panel d·32 values: coordinate by coordinate, zeros behind the last centroid.
     packed: Vec<f32>,
     /// ½‖c‖², infinite behind the last centroid so that padding never wins.
@@ -63,19 +70,29 @@ pub(super) struct Panels {
 
 impl Panels {
     pub(super) fn new<'c>(centroids: impl Iterator<Item = &'c [f32]>, d: usize) -> Self {
+        Self::of(d, centroids.map(|centroid| (centroid, 1.0, (dot(centroid, centroid) / 2.0) as f32)))
+    }
+
+    /// Points with what each is multiplied with, and what is taken off its products.
+    pub(super) fn of<'c>(d: usize, points: impl Iterator<Item = (&'c [f32], f32, f32)>) -> Self {
         let (mut packed, mut half) = (Vec::new(), Vec::new());
-        for (index, centroid) in centroids.enumerate() {
+        for (index, (point, scale, less)) in points.enumerate() {
             if index % WIDTH == 0 {
                 packed.resize(packed.len() + WIDTH * d, 0.0);
                 half.resize(half.len() + WIDTH, f32::INFINITY);
             }
             let panel = &mut packed[index / WIDTH * WIDTH * d..];
-            for (coordinate, value) in centroid.iter().enumerate() {
-                panel[coordinate * WIDTH + index % WIDTH] = *value;
+            for (coordinate, value) in point.iter().enumerate() {
+                panel[coordinate * WIDTH + index % WIDTH] = *value * scale;
             }
-            half[index] = (dot(centroid, centroid) / 2.0) as f32;
+            half[index] = less;
         }
-        Self { d, packed, half }
+        Self { d, first: 0, packed, half }
+    }
+
+    /// The same points, numbered from `first` on.
+    pub(super) fn numbered(self, first: u32) -> Self {
+        Self { first, ..self }
     }
 
     /// Finds the best leaves of each of `ids`, one entry of `best` each, which it improves.
@@ -128,7 +145,7 @@ impl Panels {
                         for ((row, best), id) in products.iter().zip(best.iter_mut()).zip(ids) {
                             let inverse = rows.inverse(*id);
                             let scored: [f32; N] = std::array::from_fn(|j| row[j] * inverse - half[j]);
-                            best.offer(&scored, panel * WIDTH + part);
+                            best.offer(&scored, self.first as usize + panel * WIDTH + part);
                         }
                     }
                 }

@@ -2,7 +2,7 @@
 //! and the rows of neighbouring leaves are put in order together.
 
 use super::bisect::bisect;
-use super::{Build, Clustering, Finder, MERGE_BELOW, Rows, SPLIT_ABOVE, all};
+use super::{Build, Clustering, Finder, MERGE_BELOW, Rows, SPLIT_ABOVE, all, parallel};
 use crate::Metric;
 use crate::codes::inverse_norm;
 
@@ -11,6 +11,8 @@ pub struct Leaves {
     d: usize,
     metric: Metric,
     centroids: Vec<f32>,
+    /// Rows that the mean of each is of, once refined.
+    counts: Vec<u64>,
     finder: Finder,
 }
 
@@ -33,12 +35,17 @@ impl Leaves {
 
     fn of(centroids: Vec<f32>, d: usize, metric: Metric, seed: u64, threads: usize) -> Leaves {
         let finder = Finder::new(&centroids, d, seed, threads);
-        Leaves { d, metric, centroids, finder }
+        Leaves { d, metric, centroids, counts: Vec::new(), finder }
     }
 
     /// Number of leaves.
     pub fn count(&self) -> usize {
         self.centroids.len() / self.d
+    }
+
+    /// How many rows each leaf may expect, once refined; nothing before.
+    pub fn expected(&self) -> &[u64] {
+        &self.counts
     }
 
     /// The nearest leaf of each of some rows (n·d values).
@@ -54,10 +61,11 @@ impl Leaves {
         let most = moments.counts.iter().max().copied().unwrap_or(0);
         // However few the rows are, one leaf stays.
         let least = (target.div_ceil(MERGE_BELOW) as u64).min(most);
-        let mut means = Vec::new();
+        let (mut means, mut counts) = (Vec::new(), Vec::new());
         for (count, sums) in moments.counts.iter().zip(moments.sums.chunks_exact(d)) {
             if *count >= least.max(1) {
                 means.extend(sums.iter().map(|sum| (sum / *count as f64) as f32));
+                counts.push(*count);
             }
         }
         if means.is_empty() {
@@ -67,7 +75,8 @@ impl Leaves {
         let mut order = all(leaves);
         bisect(&Rows::plain(&means, d), &mut order, leaves, seed, threads);
         let centroids = order.iter().flat_map(|leaf| &means[*leaf as usize * d..][..d]).copied().collect();
-        Leaves::of(centroids, d, self.metric, seed, threads)
+        let counts = order.iter().map(|leaf| counts[*leaf as usize]).collect();
+        Leaves { counts, ..Leaves::of(centroids, d, self.metric, seed, threads) }
     }
 }
 
@@ -91,14 +100,21 @@ impl Moments {
         }
     }
 
-    /// Adds rows (n·d values) and the leaf of each.
-    pub fn add(&mut self, rows: &[f32], assignment: &[u32]) {
-        for (row, leaf) in rows.chunks_exact(self.d).zip(assignment) {
-            let inverse = inverse_norm(self.metric, row);
-            let sums = &mut self.sums[*leaf as usize * self.d..][..self.d];
-            sums.iter_mut().zip(row).for_each(|(sum, x)| *sum += f64::from(x * inverse));
-            self.counts[*leaf as usize] += 1;
-        }
+    /// Adds rows (n·d values) and the leaf of each. The result does not depend on `threads`.
+    pub fn add(&mut self, rows: &[f32], assignment: &[u32], threads: usize) {
+        let (d, metric) = (self.d, self.metric);
+        assignment.iter().for_each(|leaf| self.counts[*leaf as usize] += 1);
+        // Each task has its own leaves, and takes their rows in order.
+        let own = self.counts.len().div_ceil(4 * threads.max(1)).max(1);
+        parallel::for_chunks(threads, &mut self.sums, own * d, |chunk, sums| {
+            let first = chunk * own;
+            for (row, leaf) in rows.chunks_exact(d).zip(assignment) {
+                let Some(at) = (*leaf as usize).checked_sub(first).filter(|at| *at < own) else { continue };
+                let inverse = inverse_norm(metric, row);
+                let sums = &mut sums[at * d..][..d];
+                sums.iter_mut().zip(row).for_each(|(sum, x)| *sum += f64::from(x * inverse));
+            }
+        });
     }
 }
 

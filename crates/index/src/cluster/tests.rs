@@ -150,3 +150,33 @@ fn tiles_agree_across_instruction_sets() {
         }
     }
 }
+
+#[test]
+fn neighbours_are_those_of_every_comparison() {
+    let (n, d) = (2_500, 20);
+    let data = mixture(16, n, d, 12, 0.3);
+    for metric in [Metric::Cosine, Metric::L2, Metric::Dot] {
+        let found = |threads: usize, step: usize| {
+            let mut neighbours = Neighbours::new(metric, d, data[..300 * d].to_vec());
+            for first in (0..n).step_by(step) {
+                let end = (first + step).min(n);
+                neighbours.offer(first as u32, &data[first * d..end * d], threads);
+            }
+            (0..300).map(|query| neighbours.nearest(query, query as u32, 10)).collect::<Vec<_>>()
+        };
+        let one = found(1, n);
+        assert_eq!(one, found(3, n));
+        assert_eq!(one, found(2, 700));
+        for (query, found) in one.iter().enumerate() {
+            let exact = crate::Exact::new(metric, &data[query * d..][..d]);
+            let mut best = crate::TopK::new(10);
+            for row in (0..n).filter(|row| *row != query) {
+                best.push(exact.f32(&data[row * d..][..d]), row as u32);
+            }
+            for ((score, _), (distance, _)) in found.iter().zip(best.into_sorted()) {
+                let truth = metric.score(distance);
+                assert!((score - truth).abs() < 2e-3 * truth.abs().max(1.0), "{metric}: {score}, {truth}");
+            }
+        }
+    }
+}

@@ -21,7 +21,7 @@ fn a_request_is_one_batch() {
     assert_eq!((cut.rows(), cut.blocks.len(), cut.op), (2, 1, Op::Upsert));
     let cut = target(2).delete(&["a", "b", "c"]).unwrap();
     assert_eq!((cut.rows(), cut.op), (3, Op::Delete));
-    let (pending, summary) = cut.into_pending(Token(7), 5);
+    let (pending, summary) = cut.into_pending(Token(7), true, 5);
     assert_eq!((pending.rows(), pending.token, pending.arrived_ms, summary.rows), (3, Token(7), 5, 3));
 }
 

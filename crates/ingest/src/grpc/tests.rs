@@ -90,7 +90,7 @@ fn a_patch_gives_what_it_replaces() {
 
 #[test]
 fn contradictions_are_refused() {
-    let e = condition(true, Some(1)).unwrap_err();
+    let e = Condition::of(true, Some(1)).unwrap_err();
     assert_eq!((e.kind(), e.field()), (Kind::Invalid, Some("if_version")));
     let e = one_of("ids", vec![1], Bytes::from_static(b"x")).err().unwrap();
     assert_eq!((e.kind(), e.field()), (Kind::Invalid, Some("avro_payload")));

@@ -35,7 +35,7 @@ pub(super) fn limit(encoding: Encoding) -> usize {
 pub(super) struct Records {
     /// At most 10,000.
     #[serde(deserialize_with = "rest::batch")]
-    #[schema(value_type = Vec<RecordSchema>)]
+    #[schema(value_type = Vec<RecordSchema>, min_items = 1, max_items = 10000)]
     records: Vec<Record>,
     /// Only if there is no record of any of the ids.
     #[serde(default)]
@@ -50,6 +50,7 @@ pub(super) struct Records {
 pub(super) struct Patches {
     /// At most 10,000.
     #[serde(deserialize_with = "rest::batch")]
+    #[schema(min_items = 1, max_items = 10000)]
     records: Vec<Change>,
     /// Refused in patches, which are of records that are there.
     #[serde(default)]
@@ -64,6 +65,7 @@ pub(super) struct Patches {
 #[schema(as = Patch)]
 pub(super) struct Change {
     /// Which record.
+    #[schema(min_length = 1, max_length = 256)]
     id: String,
     /// Merged into the metadata: a null removes its key.
     #[schema(value_type = Option<BTreeMap<String, Object>>)]

@@ -22,20 +22,22 @@ const BODY_BYTES: usize = 1 << 20;
 #[serde(deny_unknown_fields)]
 pub(super) struct Create {
     /// 1 to 64 of a-z, 0-9, _ and -.
+    #[schema(pattern = "^[a-z0-9_-]{1,64}$")]
     name: String,
     /// Elements of every vector, 1 to 8192.
+    #[schema(minimum = 1, maximum = 8192)]
     dimension: u32,
     /// cosine (if not said), l2 or dot.
     #[serde(default = "cosine")]
-    #[schema(value_type = Option<String>)]
+    #[schema(value_type = String, required = false, pattern = "^(cosine|l2|dot)$")]
     metric: Metric,
     /// f32 (if not said) or f16: how vectors are stored.
     #[serde(default = "f32")]
-    #[schema(value_type = Option<String>)]
+    #[schema(value_type = String, required = false, pattern = "^(f32|f16)$")]
     vector_type: VectorType,
     /// Types of metadata: boolean, int, float, string or strings. Others appear as keys are first seen.
     #[serde(default)]
-    #[schema(value_type = Option<BTreeMap<String, String>>)]
+    #[schema(value_type = BTreeMap<String, String>, required = false)]
     metadata: BTreeMap<String, ColumnType>,
 }
 
@@ -92,7 +94,7 @@ pub(super) struct Dropped {
 /// Drops a collection with all of its records.
 #[utoipa::path(
     delete, path = "/v1/collections/{collection}", tag = "collections",
-    params(("collection" = String, Path, description = "Its name.")),
+    params(("collection" = String, Path, description = "Its name.", pattern = "^[a-z0-9_-]{1,64}$")),
     responses((status = 200, description = "It is gone.", body = Dropped),
         (status = "default", description = "An error.", body = ErrorBody))
 )]

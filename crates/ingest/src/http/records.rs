@@ -3,7 +3,7 @@
 use axum::body::Body;
 use axum::{Extension, extract};
 use esker_format::record::Op;
-use esker_format::{Error, Result, Token};
+use esker_format::{Result, Token};
 use esker_proto::access::Named;
 use esker_proto::rest::{self, Encoding, ErrorBody, InPath, InQuery, Reply};
 use esker_store::Meter;
@@ -28,18 +28,6 @@ pub(super) struct When {
 }
 
 impl When {
-    fn condition(self) -> Result<Condition> {
-        match (self.if_absent, self.if_version) {
-            (false, None) => Ok(Condition::None),
-            (true, None) => Ok(Condition::IfAbsent),
-            (false, Some(version)) => Ok(Condition::IfVersion(version)),
-            (true, Some(_)) => Err(Error::invalid(
-                "if_version",
-                "a record that must be absent has no version: give if_absent or if_version",
-            )),
-        }
-    }
-
     fn or(self, other: When) -> When {
         When {
             if_absent: self.if_absent || other.if_absent,
@@ -50,7 +38,7 @@ impl When {
 
 fn options(headers: &HeaderMap, when: When) -> Result<WriteOptions> {
     let token = rest::idempotency_key(headers)?.map(Token::from_key);
-    Ok(WriteOptions { token, condition: when.condition()? })
+    Ok(WriteOptions { token, condition: Condition::of(when.if_absent, when.if_version)? })
 }
 
 /// The name that the server drew for a write.
@@ -74,8 +62,9 @@ pub(super) struct Upserted {
 /// a line), an Avro object container file, framed Avro, or an Arrow stream.
 #[utoipa::path(
     post, path = "/v1/collections/{collection}/records", tag = "records",
-    params(("collection" = String, Path, description = "The collection's name."), When,
-        ("idempotency-key" = Option<String>, Header, description = "Names this write, so that it may be sent again.")),
+    params(("collection" = String, Path, description = "The collection's name.", pattern = "^[a-z0-9_-]{1,64}$"), When,
+        ("idempotency-key" = Option<String>, Header, description = "Names this write, so that it may be sent again.",
+            pattern = "^[!-~]([ -~]{0,254}[!-~])?$")),
     request_body = Records,
     responses((status = 200, description = "They are durable and visible.", body = Upserted),
         (status = "default", description = "An error.", body = ErrorBody))
@@ -114,8 +103,9 @@ pub(super) struct Patched {
 /// fields are replaced. JSON or NDJSON (a patch a line).
 #[utoipa::path(
     patch, path = "/v1/collections/{collection}/records", tag = "records",
-    params(("collection" = String, Path, description = "The collection's name."), When,
-        ("idempotency-key" = Option<String>, Header, description = "Names this patch, so that it may be sent again.")),
+    params(("collection" = String, Path, description = "The collection's name.", pattern = "^[a-z0-9_-]{1,64}$"), When,
+        ("idempotency-key" = Option<String>, Header, description = "Names this patch, so that it may be sent again.",
+            pattern = "^[!-~]([ -~]{0,254}[!-~])?$")),
     request_body = Patches,
     responses((status = 200, description = "They are durable and visible.", body = Patched),
         (status = "default", description = "An error.", body = ErrorBody))

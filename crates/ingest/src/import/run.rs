@@ -166,7 +166,7 @@ impl Done {
 /// not answer or the outcome is unknown: under its token a batch is there once.
 async fn append(sink: &dyn BatchSink, token: Token, cut: Cut, clock: &dyn Clock) -> Result<Done> {
     let (number, rows, bytes) = (cut.first_row, cut.rows(), cut.bytes() as u64);
-    let (batch, summary) = cut.into_pending(token, clock.now_ms());
+    let (batch, summary) = cut.into_pending(token, true, clock.now_ms());
     let (mut offers, mut outages) = (0, 0);
     let mut appended = loop {
         offers += 1;

@@ -6,6 +6,7 @@ use std::sync::atomic::Ordering;
 
 use esker_format::avro::ids;
 use esker_format::record::Op;
+use esker_format::wal::PendingBatch;
 use esker_format::{Error, Kind, Result};
 use esker_store::{Claimed, Collection, Found, Meter, Snapshot};
 
@@ -23,6 +24,24 @@ pub enum Condition {
     IfAbsent,
     /// There is one, and this is its version. Whoever counts on it must write another one.
     IfVersion(i64),
+}
+
+impl Condition {
+    /// As requests say it.
+    ///
+    /// # Errors
+    /// Invalid when both are asked for.
+    pub fn of(if_absent: bool, if_version: Option<i64>) -> Result<Self> {
+        match (if_absent, if_version) {
+            (false, None) => Ok(Condition::None),
+            (true, None) => Ok(Condition::IfAbsent),
+            (false, Some(version)) => Ok(Condition::IfVersion(version)),
+            (true, Some(_)) => Err(Error::invalid(
+                "if_version",
+                "a record that must be absent has no version: give if_absent or if_version",
+            )),
+        }
+    }
 }
 
 /// What a write makes of what it read.
@@ -73,13 +92,18 @@ impl Ingest {
         let hashes: HashSet<u64> = ids.iter().map(|id| to.id().hash_id(id)).collect();
         let reads = Reads { ids, hashes: Arc::new(hashes) };
         reads.check_unique()?;
+        // Of patches what is asked for, not what it makes of the records: those change.
+        let content = match &decision {
+            Decision::Batch(cut) => cut.summary.content,
+            Decision::Patches(patches, _) => super::patch::content(patches),
+        };
         let clock = &self.store.client().seams().clock;
         let mut turn = None;
         loop {
             let now_ms = clock.now_ms();
             let (snapshot, found) = read(meter, to, &reads.ids, now_ms).await?;
-            if !attempt.fresh
-                && let Some(done) = snapshot.written(attempt.token, reads.ids.len() as u64)?
+            if attempt.given
+                && let Some(done) = snapshot.written(attempt.token, content)?
             {
                 return Ok(attempt.ack(done));
             }
@@ -90,7 +114,8 @@ impl Ingest {
                     super::patch::apply(meter, to, &snapshot, target, patches, &found).await?
                 }
             };
-            let (batch, summary) = cut.into_pending(attempt.token, now_ms);
+            let (batch, summary) = cut.into_pending(attempt.token, attempt.given, now_ms);
+            let batch = PendingBatch { content: Some(content), ..batch };
             widen(to, meter, attempt.token, &summary).await?;
             // Held from the first claim on: within this process nobody else comes between the next read and its claim.
             let turn = match &mut turn {
@@ -99,7 +124,7 @@ impl Ingest {
             };
             attempt.sent.store(true, Ordering::Relaxed);
             let position = snapshot.position;
-            let claimed = turn.append_at(meter, batch, attempt.fresh, position, &reads.hashes).await?;
+            let claimed = turn.append_at(meter, batch, position, &reads.hashes).await?;
             attempt.sent.store(false, Ordering::Relaxed);
             if let Claimed::Appended(done) = claimed {
                 return Ok(attempt.ack(done));

@@ -2,8 +2,9 @@
 
 use std::collections::BTreeMap;
 
+use esker_format::avro::Contents;
 use esker_format::record::{Op, Record, Value};
-use esker_format::{Error, Kind, Name, Result, limits};
+use esker_format::{Content, Error, Kind, Name, Result, limits};
 use esker_store::{Collection, Found, Meter, Snapshot};
 
 use super::condition::Decision;
@@ -65,6 +66,24 @@ impl Ingest {
         };
         self.in_time(&attempt, write).await
     }
+}
+
+/// What the patches say.
+pub(super) fn content(patches: &[Patch]) -> Content {
+    let mut contents = Contents::new("patch");
+    for patch in patches {
+        contents.text(&patch.id);
+        contents.optional(patch.metadata.as_ref().map(|metadata| metadata.len() as i64));
+        patch.metadata.iter().flatten().for_each(|(key, value)| contents.value(key, value.as_ref()));
+        contents.optional(patch.vector.as_ref().map(|vector| vector.len() as i64));
+        let bytes: Vec<u8> = patch.vector.iter().flatten().flat_map(|v| v.to_le_bytes()).collect();
+        contents.vector(&bytes);
+        contents.optional(patch.timestamp);
+        contents.optional(patch.expires_at.map(|at| i64::from(at.is_some())));
+        contents.optional(patch.expires_at.flatten());
+        contents.optional(patch.version);
+    }
+    contents.finish()
 }
 
 /// The patched records as one batch.

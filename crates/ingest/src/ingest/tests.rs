@@ -58,6 +58,49 @@ async fn tail(collection: &Collection) -> (Vec<String>, Vec<String>) {
     (ids, gone)
 }
 
+/// Under a key that was used, another body is refused, and the same one acknowledged, whatever it is encoded as.
+#[test]
+fn a_key_names_one_body() {
+    on_every_store(async |store| {
+        let collection = create(&store, &notes()).await;
+        let (ingest, meter) = (Ingest::new(store.clone()), Meter::new());
+        let (one, two) = (record("a", "x", Value::Int(1)), record("b", "x", Value::Int(1)));
+        let write = async |records: &[Record], condition| {
+            let options = WriteOptions { token: Some(Token(9)), condition };
+            let mut data = Vec::new();
+            records.iter().for_each(|r| r.encode(&mut data));
+            let block = Block { rows: records.len() as u64, data: data.into() };
+            ingest.blocks(&meter, &notes(), Op::Upsert, &[block], &options).await
+        };
+        let first = write(std::slice::from_ref(&one), Condition::None).await.unwrap();
+        let json = serde_json::json!({"records": [{"id": "a", "vector": [1, 2], "metadata": {"x": 1}}]});
+        let records: Vec<Record> = serde_json::from_value(json["records"].clone()).unwrap();
+        let again = ingest.upsert(&meter, &notes(), &records, Some(Token(9))).await.unwrap();
+        assert_eq!(again, Ack { duplicate: true, ..first });
+        for condition in [Condition::None, Condition::IfAbsent] {
+            assert_eq!(write(std::slice::from_ref(&one), condition).await.unwrap(), again);
+            let e = write(std::slice::from_ref(&two), condition).await.unwrap_err();
+            assert_eq!(e.kind(), Kind::Conflict, "{e}");
+            assert!(e.to_string().contains(&Token(9).to_string()), "{e}");
+        }
+        let e = ingest.delete(&meter, &notes(), &["a"], &Some(Token(9)).into()).await.unwrap_err();
+        assert_eq!(e.kind(), Kind::Conflict);
+        let patch = |version| [Patch { id: "a".into(), version: Some(version), ..Patch::default() }];
+        let named = |token| WriteOptions::from(Some(Token(token)));
+        let e = ingest.patch(&meter, &notes(), &patch(5), &named(9)).await.unwrap_err();
+        assert_eq!(e.kind(), Kind::Conflict);
+        // What a patch makes of a record may differ the second time; what it says does not.
+        let patched = ingest.patch(&meter, &notes(), &patch(5), &named(10)).await.unwrap();
+        let later = record("a", "x", Value::Int(7));
+        ingest.upsert(&meter, &notes(), &[later], None).await.unwrap();
+        let again = ingest.patch(&meter, &notes(), &patch(5), &named(10)).await.unwrap();
+        assert_eq!(again, Ack { duplicate: true, ..patched });
+        let e = ingest.patch(&meter, &notes(), &patch(6), &named(10)).await.unwrap_err();
+        assert_eq!(e.kind(), Kind::Conflict);
+        assert_eq!(tail(&collection).await.0, ["a", "a", "a"]);
+    });
+}
+
 #[test]
 fn writes_are_acknowledged_once() {
     on_every_store(async |store| {

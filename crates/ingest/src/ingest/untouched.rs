@@ -4,6 +4,8 @@ use std::collections::HashSet;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
+use esker_format::avro::Contents;
+use esker_format::wal::PendingBatch;
 use esker_format::{Error, Name, Result, Seq, Token, limits};
 use esker_store::{Claimed, Meter};
 
@@ -50,8 +52,11 @@ impl Ingest {
     ) -> Result<Untouched> {
         // Not opened again when it was dropped: the position is of that collection.
         let (collection, target) = self.open(meter, name).await?;
-        if !attempt.fresh
-            && let Some(done) = collection.snapshot(meter).await?.named(attempt.token)
+        let mut contents = Contents::new("delete untouched");
+        ids.iter().for_each(|id| contents.text(id));
+        let content = contents.finish();
+        if attempt.given
+            && let Some(done) = collection.snapshot(meter).await?.written(attempt.token, content)?
         {
             let ack = Ack { deleted: Some(done.rows), ..attempt.ack(done) };
             return Ok(Untouched { ack: Some(ack), touched: Vec::new() });
@@ -71,9 +76,11 @@ impl Ingest {
                 return Ok(Untouched { ack: None, touched });
             }
             let (rest, of): (Vec<&String>, HashSet<u64>) = rest.into_iter().unzip();
-            let (batch, _) = target.delete(&rest)?.into_pending(attempt.token, clock.now_ms());
+            let cut = target.delete(&rest)?;
+            let (batch, _) = cut.into_pending(attempt.token, attempt.given, clock.now_ms());
+            let batch = PendingBatch { content: Some(content), ..batch };
             attempt.sent.store(true, Ordering::Relaxed);
-            let claimed = turn.append_at(meter, batch, attempt.fresh, read_at, &Arc::new(of)).await?;
+            let claimed = turn.append_at(meter, batch, read_at, &Arc::new(of)).await?;
             attempt.sent.store(false, Ordering::Relaxed);
             if let Claimed::Appended(done) = claimed {
                 let ack = Ack { deleted: Some(done.rows), ..attempt.ack(done) };

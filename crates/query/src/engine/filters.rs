@@ -11,9 +11,9 @@ use esker_format::{CollectionId, Result};
 use crate::filter::{Filter, Resolved};
 
 /// Longer filters are not kept.
-const KEPT_BYTES: usize = 4 << 10;
-/// Filters kept, at least.
-const KEPT: usize = 128;
+pub(crate) const KEPT_BYTES: usize = 4 << 10;
+/// Filters kept, parsed or resolved, at least.
+pub(crate) const KEPT: usize = 128;
 
 /// What was used last: at least the last `half` keys, at most twice as many.
 #[derive(Debug)]

@@ -189,7 +189,7 @@ impl Reader {
             Rows::count(&part.rows.clone().without(rows, gone), rows)
         };
         let segments: u64 = loaded.parts.iter().zip(superseded.iter()).map(live).sum();
-        let tail = view.tail.rows(loaded.filter.as_deref(), now_ms)?.len() as u64;
+        let tail = view.tail.passing(loaded.filter.as_deref(), now_ms)?.len();
         Ok((segments + tail, view.seen()))
     }
 

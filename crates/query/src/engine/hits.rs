@@ -6,7 +6,7 @@ use arrow::array::{Array, AsArray, RecordBatch};
 use arrow::datatypes::{Float64Type, Int64Type, TimestampMillisecondType};
 use esker_format::record::{Record, Value};
 use esker_format::schema::{ColumnType, Schema};
-use esker_format::segment::payload::PayloadRows;
+use esker_format::segment::payload::{PayloadRows, RowHead};
 use esker_format::{Error, Result};
 
 use super::load::Loaded;
@@ -26,6 +26,11 @@ impl<'a> Include<'a> {
         Include { columns: columns.map(|c| c.iter().map(String::as_str).collect()), vector }
     }
 
+    /// Whether no metadata is wanted.
+    pub fn is_bare(&self) -> bool {
+        self.columns.as_ref().is_some_and(HashSet::is_empty)
+    }
+
     fn has(&self, column: &str) -> bool {
         self.columns.as_ref().is_none_or(|c| c.contains(column))
     }
@@ -42,9 +47,14 @@ pub(crate) fn hits(view: &View, loaded: &Loaded, found: &Found, include: &Includ
                 let (part, (vectors, payload)) =
                     (&loaded.parts[number as usize], &found.read[number as usize]);
                 let ordinal = *at as u32;
-                let (rows, row) =
-                    payload.row(ordinal).ok_or_else(|| Error::internal("a hit without payload"))?;
-                let mut record = payload_record(&view.schema, rows, row, include);
+                let mut record = match part.segment.head(ordinal).filter(|_| include.is_bare()) {
+                    Some(head) => head_record(&head),
+                    None => {
+                        let found = payload.row(ordinal);
+                        let (rows, row) = found.ok_or_else(|| Error::internal("a hit without payload"))?;
+                        payload_record(&view.schema, rows, row, include)
+                    }
+                };
                 if include.vector {
                     let bytes = vectors.get(ordinal).or_else(|| part.segment.held_vector(ordinal));
                     let bytes = bytes.ok_or_else(|| Error::internal("a hit without vector"))?;
@@ -68,6 +78,20 @@ pub(crate) fn hits(view: &View, loaded: &Loaded, found: &Found, include: &Includ
         });
     }
     Ok(hits)
+}
+
+/// A row without its metadata and its vector.
+fn head_record(head: &RowHead<'_>) -> Record {
+    let [timestamp, created_at, updated_at] = head.times;
+    Record {
+        id: head.id.to_owned(),
+        timestamp,
+        created_at,
+        updated_at,
+        expires_at: head.expires_at,
+        version: head.version,
+        ..Record::default()
+    }
 }
 
 /// A row of a payload block, without its vector.
@@ -106,7 +130,7 @@ pub(crate) fn tail_record(view: &View, at: TailRow, include: &Include<'_>) -> Re
     }
     Ok(Record {
         id: column(batch, "id")?.as_string::<i32>().value(row).to_owned(),
-        vector: if include.vector { view.tail.vector(at)? } else { Vec::new() },
+        vector: if include.vector { view.tail.vector(at) } else { Vec::new() },
         metadata,
         timestamp: time("_timestamp")?.unwrap_or_default(),
         created_at: time("_created_at")?.unwrap_or_default(),

@@ -12,16 +12,13 @@ use esker_store::{Client, Meter};
 use roaring::RoaringBitmap;
 
 use super::Reader;
+use super::leaves::first_leaves;
 use super::see::Draft;
 use crate::filter::{Filter, Resolved};
 use crate::ranges::{File, Pieces, Shape};
-use crate::search::{Asked, calibration, check_vector};
+use crate::search::{Asked, check_vector};
 use crate::segment::{Codes, FilterPlan, IdPlane, Rows, Segment, Want, metric};
 
-/// Most bytes of codes of probed leaves that are read before any row was seen.
-const PROBE_BYTES: u64 = 4 << 20;
-/// At least this many leaves are read whatever they cost.
-const LEAST_LEAVES: usize = 8;
 /// Up to this many ids of the tail are compared when candidates are reranked; above, ids are looked up by hash first.
 pub(crate) const FEW_IDS: usize = 32;
 
@@ -59,6 +56,8 @@ pub(crate) struct Part {
     pub deletes: Option<Arc<RoaringBitmap>>,
     /// Rows that live (as far as the segment knows), have not expired and pass the filter.
     pub rows: Rows,
+    /// Whether these are all that live.
+    pub plain: bool,
     pub plan: FilterPlan,
     pub codes: Arc<Codes>,
     /// For tails of many ids.
@@ -91,21 +90,25 @@ impl Reader {
         let leaves = if whole || asked.is_empty() {
             vec![Vec::new(); segments.len()]
         } else {
-            first_leaves(&segments, &asked, need.min_recall)
+            let all: Vec<&Segment> = segments.iter().map(AsRef::as_ref).collect();
+            first_leaves(&all, &asked, need.min_recall, self.inner.options.whole_codes)
         };
         let row_bytes = 4 * u64::from(settings.dimension) + 64;
         let many_ids = draft.tail_bytes / row_bytes > FEW_IDS as u64 || draft.state.last_tail_ids() > FEW_IDS;
         let reads = segments.iter().enumerate().map(|(i, segment)| {
             let want = match (need.codes, whole) {
                 (true, true) => Some(Want::All),
-                (true, false) if !leaves[i].is_empty() => Some(Want::Leaves(&leaves[i])),
+                (true, false) if leaves[i].is_empty() => None,
+                (true, false) if leaves[i].len() == segment.header.leaf_count() as usize => Some(Want::All),
+                (true, false) => Some(Want::Leaves(&leaves[i])),
                 _ => None,
             };
             let meta = &draft.manifest.segments[i];
             let (draft, filter, leaves) = (&draft, filter.as_deref(), &leaves[i]);
+            // Before any of them is sent: none waits for another.
+            let meters: [Meter; 6] = std::array::from_fn(|_| draft.meter.fork());
             async move {
                 let hold = segment.is_held();
-                let meters: [Meter; 6] = std::array::from_fn(|_| draft.meter.fork());
                 let [d, a, c, p, s, h] = &meters;
                 let client = self.client();
                 let answer = segment.answer(client, a, &draft.id, &draft.schema, filter, need.now_ms);
@@ -117,12 +120,24 @@ impl Reader {
                     segment.read_payload_sizes(client, s, leaves),
                     segment.rows_of_hashes(client, h, need.hashes),
                 )?;
-                let rows = match &deletes {
-                    Some(deletes) => answer.rows.without(segment.row_count(), deletes),
-                    None => answer.rows,
+                let plain = answer.rows == Rows::All;
+                let left = meta.deletes.as_ref().and_then(|named| draft.state.live(named.made));
+                let rows = match (&deletes, left) {
+                    (Some(_), Some(live)) if plain => Rows::Only(live),
+                    (Some(deletes), _) => answer.rows.without(segment.row_count(), deletes),
+                    (None, _) => answer.rows,
                 };
                 let segment = segment.clone();
-                Ok::<_, Error>(Part { segment, deletes, rows, plan: answer.plan, codes, idplane, located })
+                Ok::<_, Error>(Part {
+                    segment,
+                    deletes,
+                    rows,
+                    plain,
+                    plan: answer.plan,
+                    codes,
+                    idplane,
+                    located,
+                })
             }
         });
         let parts = futures::future::try_join_all(reads).await?;
@@ -172,7 +187,7 @@ impl Reader {
                 file.read(self.client(), meter, std::slice::from_ref(&whole), Shape::AsGiven, take).await?
             }
         };
-        draft.state.keep_deletes(named.made, &found);
+        draft.state.keep_deletes(named.made, &found, meta.rows as u32);
         Ok(Some(found))
     }
 }
@@ -216,34 +231,4 @@ pub(crate) fn reads_whole(segments: &[Arc<Segment>], min_recall: f32, few: u64) 
     let missing = segments.iter().filter(|s| s.held_codes().is_none());
     let total: u64 = segments.iter().map(|s| s.code_bytes()).sum();
     missing.count() == 0 || total <= few || min_recall > esker_index::RECALLS[3] + 1e-6
-}
-
-/// The leaves of each segment to read before any row was seen: those whose score is within δ of the best, best first
-/// as far as the budget goes.
-pub(crate) fn first_leaves(segments: &[Arc<Segment>], asked: &[Asked], min_recall: f32) -> Vec<Vec<u32>> {
-    let mut wanted: Vec<Vec<u32>> = vec![Vec::new(); segments.len()];
-    for asked in asked {
-        let mut order: Vec<(f32, f32, usize, u32)> = Vec::new();
-        for (i, segment) in segments.iter().enumerate() {
-            let reach = calibration(segment, min_recall).delta;
-            let scores = segment.centroids.scores(asked.metric, &asked.vector);
-            order.extend(scores.into_iter().zip(0u32..).map(|(score, leaf)| (score, reach, i, leaf)));
-        }
-        order.sort_unstable_by(|a, b| b.0.total_cmp(&a.0).then((a.2, a.3).cmp(&(b.2, b.3))));
-        let best = order.first().map_or(0.0, |first| first.0);
-        let mut bytes = 0;
-        for (taken, (score, reach, i, leaf)) in order.into_iter().enumerate() {
-            let header = &segments[i].header;
-            bytes += header.leaf_groups(leaf).len() as u64 * u64::from(header.facts().group_bytes);
-            if taken >= LEAST_LEAVES && (score < best - reach || bytes > PROBE_BYTES) {
-                break;
-            }
-            wanted[i].push(leaf);
-        }
-    }
-    for leaves in &mut wanted {
-        leaves.sort_unstable();
-        leaves.dedup();
-    }
-    wanted
 }

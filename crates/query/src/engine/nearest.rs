@@ -10,36 +10,29 @@ use esker_store::Meter;
 use roaring::RoaringBitmap;
 
 use super::Reader;
-use super::load::{FEW_IDS, Loaded, Part};
-use super::see::View;
-use crate::search::estimate::{Candidate, Estimates};
+use super::leaves::{Budget, affordable};
+use super::load::Part;
+use super::rerank::Wanted;
+use crate::search::estimate::Estimates;
 use crate::search::probe::{FEW, Held, probe};
 use crate::search::{
-    Asked, NEIGHBOURHOOD, Place, Posed, SCANNED_ROWS, TAIL, calibration, is_thin, thin_margin,
+    Asked, NEIGHBOURHOOD, Place, Posed, SCANNED_ROWS, calibration, is_narrow, is_thin, thin_margin,
 };
-use crate::segment::{Codes, Mask, Payload, Rows, Vectors, Want};
-use crate::tail::TailRow;
+use crate::segment::{Codes, Mask, Payload, Rows, Segment, Vectors, Want};
+
+pub(crate) use super::scene::Scene;
+pub(crate) use crate::tail::nearest::{place, tail_row};
 
 /// Where most neighbours are gone, at most so many rows per hit are reranked …
 const THIN_RERANK: usize = 20;
 /// … and this many are for few hits.
 const THIN_LEAST: usize = 200;
-/// Most bytes of codes in one further round.
-const ROUND_BYTES: u64 = 4 << 20;
-
-/// What the searches of one request share.
-pub(crate) struct Scene<'a> {
-    pub view: &'a View,
-    pub loaded: &'a Loaded,
-    /// Per segment, the rows that count; those that the tail superseded are gone if `resolved`.
-    pub rows: Vec<Rows>,
-    /// Whether what the tail superseded is known exactly.
-    pub resolved: bool,
-    /// Newest rows of the tail that pass.
-    pub tail: Vec<TailRow>,
-    pub k: usize,
-    pub min_recall: f32,
-}
+/// One further round of codes.
+const ROUND: Budget = Budget { requests: 40, bytes: 4 << 20 };
+/// Share of what a search may miss that may be missed by choosing candidates by their codes; the rest is the probing's.
+const RERANK_LOSS: f64 = 0.25;
+/// Further rounds, unless there are still fewer rows than wanted: each is a wave.
+const FURTHER_ROUNDS: u32 = 1;
 
 /// What a search found, nearest first, and what was read of the rows.
 #[derive(Default)]
@@ -51,94 +44,69 @@ pub(crate) struct Found {
     pub codes: u64,
     pub reranked: u64,
     pub rounds: u32,
-}
-
-impl Scene<'_> {
-    /// Rows of segments that count, before the tail's ids are compared.
-    pub fn matching(&self) -> u64 {
-        let count = |(rows, part): (&Rows, &Part)| rows.count(part.segment.row_count());
-        self.rows.iter().zip(&self.loaded.parts).map(count).sum()
-    }
-
-    /// How many candidates may turn out to be overwritten.
-    fn doubtful(&self) -> usize {
-        let ids = self.view.tail.ids();
-        if self.resolved || ids > FEW_IDS { 0 } else { ids }
-    }
-
-    /// Whether rows that the tail may have overwritten are told apart by the hash of their id.
-    fn by_hash(&self) -> bool {
-        !self.resolved && self.view.tail.ids() > FEW_IDS
-    }
-
-    /// The tail's rows by exact distance.
-    fn tail_rows(&self, asked: &Asked) -> Result<TopK<Place>> {
-        let mut best = TopK::new(self.k);
-        for row in &self.tail {
-            best.push(self.view.tail.distance(*row, &asked.exact)?, place(*row));
-        }
-        Ok(best)
-    }
-}
-
-/// The place of a row of the tail.
-pub(crate) fn place((entry, row): TailRow) -> Place {
-    (TAIL, u64::from(entry) << 32 | u64::from(row))
-}
-
-/// The row of the tail at a place.
-pub(crate) fn tail_row(place: u64) -> TailRow {
-    ((place >> 32) as u32, place as u32)
+    /// Rows of the tail that were measured.
+    pub tail_rows: u64,
 }
 
 impl Reader {
     /// The nearest rows of a scene to a vector.
     pub(crate) async fn nearest(&self, meter: &Meter, scene: &Scene<'_>, asked: &Asked) -> Result<Found> {
-        let best = scene.tail_rows(asked)?;
         let matching = scene.matching();
+        if matching > 0 && scene.is_held() {
+            return self.in_memory(meter, scene, asked).await;
+        }
+        let mut best = TopK::new(scene.k);
+        let tail = scene.add_tail(asked, &mut best);
         if matching == 0 {
-            return Ok(Found { rows: best.into_sorted(), rule: "tail", ..Found::default() });
+            let rows = best.into_sorted();
+            return Ok(Found {
+                rows,
+                rule: "tail",
+                codes: tail.codes,
+                tail_rows: tail.rows,
+                ..Found::default()
+            });
         }
-        if scene.resolved && scene.loaded.parts.iter().all(|p| p.segment.is_held()) {
-            return self.in_memory(meter, scene, asked, best).await;
+        if scene.is_exact() && matching > FEW {
+            let found = self.exhaustive(meter, scene, asked, best).await?;
+            return Ok(Found { codes: tail.codes, tail_rows: tail.rows, ..found });
         }
-        let (candidates, mut found) = if matching <= FEW {
+        let (mut candidates, mut found) = if matching <= FEW {
             let all = scene.rows.iter().zip(&scene.loaded.parts);
             let candidates = all.map(|(rows, p)| rows.within(0..p.segment.row_count())).collect();
             (Wanted::Rows(candidates), Found { rule: "rows", ..Found::default() })
         } else {
-            let (candidates, found) = self.by_codes(meter, scene, asked, matching).await?;
-            (Wanted::Candidates(candidates), found)
+            self.by_codes(meter, scene, asked, matching).await?
         };
-        found.read = self.read_rows(meter, scene, &candidates).await?;
+        found.read = self.read_rows(meter, scene, &mut candidates).await?;
         found.rows = self.measure(scene, asked, best, &found.read, &candidates).into_sorted();
+        (found.tail_rows, found.codes) = (tail.rows, found.codes + tail.codes);
         found.reranked = candidates.count(scene.loaded.parts.len());
         Ok(found)
     }
 
-    async fn in_memory(
-        &self,
-        meter: &Meter,
-        scene: &Scene<'_>,
-        asked: &Asked,
-        mut best: TopK<Place>,
-    ) -> Result<Found> {
+    async fn in_memory(&self, meter: &Meter, scene: &Scene<'_>, asked: &Asked) -> Result<Found> {
         let parts = &scene.loaded.parts;
         let codes: Vec<Arc<Codes>> =
             parts.iter().map(|p| p.segment.held_codes().cloned().unwrap_or_default()).collect();
-        let masks = masks(parts, &scene.rows, &codes);
-        let narrow = scene.loaded.filter.is_some() && scene.matching() <= SCANNED_ROWS;
+        let rows = parts.iter().map(|p| u64::from(p.segment.row_count())).sum();
+        let narrow = scene.loaded.filter.is_some() && is_narrow(scene.matching(), rows);
         let held: Vec<Held<'_>> = (parts.iter().zip(&codes))
-            .zip(masks.iter().zip(&scene.rows))
+            .zip(scene.masks.iter().zip(scene.rows.iter()))
             .map(|((part, codes), (mask, rows))| {
                 let limits = (!narrow).then(|| calibration(&part.segment, scene.min_recall));
                 Held { segment: &part.segment, codes, mask, rows, limits }
             })
             .collect();
-        let effort = probe(asked, &held, &mut best);
+        let mut best = TopK::new(scene.k);
+        let few = if scene.is_exact() { u64::MAX } else { FEW };
+        let effort = probe(asked, &held, few, &mut best);
+        // Last: the nearer the k-th row is by then, the fewer rows of the tail are measured.
+        let tail = scene.add_tail(asked, &mut best);
         let rows = best.into_sorted();
         let reads = (0u32..).zip(parts).map(|(number, part)| {
-            let own = rows.iter().filter(move |(_, p)| p.0 == number).map(|(_, p)| p.1 as u32);
+            let wanted = scene.payload || !part.segment.has_heads();
+            let own = rows.iter().filter(move |(_, p)| wanted && p.0 == number).map(|(_, p)| p.1 as u32);
             let (own, meter): (Vec<u32>, Meter) = (own.collect(), meter.fork());
             async move {
                 let payload =
@@ -147,8 +115,8 @@ impl Reader {
             }
         });
         let read = futures::future::try_join_all(reads).await?;
-        let (leaves, codes, reranked) = (effort.leaves, effort.codes, effort.reranked);
-        Ok(Found { rows, read, rule: "memory", leaves, codes, reranked, rounds: 0 })
+        let (leaves, codes, reranked) = (effort.leaves, effort.codes + tail.codes, effort.reranked);
+        Ok(Found { rows, read, rule: "memory", leaves, codes, reranked, rounds: 0, tail_rows: tail.rows })
     }
 
     /// Candidates from the codes that were read, and from further rounds of them as far as a filter or too few rows make
@@ -159,7 +127,7 @@ impl Reader {
         scene: &Scene<'_>,
         asked: &Asked,
         matching: u64,
-    ) -> Result<(Vec<Candidate>, Found)> {
+    ) -> Result<(Wanted, Found)> {
         let (parts, filtered) = (&scene.loaded.parts, scene.loaded.filter.is_some());
         let doubtful = scene.doubtful();
         let mut estimates = Estimates::new(asked.metric, scene.k + doubtful);
@@ -192,24 +160,26 @@ impl Reader {
                 (false, true) => limits[i].b,
                 (false, false) => f32::NEG_INFINITY,
             };
-            let next =
-                further(
-                    scene,
-                    &posed,
-                    &left,
-                    |i| if kth == f32::NEG_INFINITY { kth } else { kth - margin(i) },
-                );
+            let enough = kth > f32::NEG_INFINITY;
+            if enough && found.rounds == FURTHER_ROUNDS {
+                break;
+            }
+            let bound = |i: usize| if enough { kth - margin(i) } else { kth };
+            let next = further(scene, &posed, &left, bound, if enough { 0 } else { 2 * scene.k + doubtful });
             if next.iter().all(Vec::is_empty) {
                 break;
             }
             found.rounds += 1;
             let reads = parts.iter().zip(&next).map(|(part, leaves)| {
-                let meter = meter.fork();
+                let (meter, sizes_meter) = (meter.fork(), meter.fork());
                 async move {
                     if leaves.is_empty() {
                         return Ok(Arc::default());
                     }
-                    part.segment.read_codes(self.client(), &meter, Want::Leaves(leaves)).await
+                    let (segment, client) = (&part.segment, self.client());
+                    let codes = segment.read_codes(client, &meter, Want::Leaves(leaves));
+                    let sizes = segment.read_payload_sizes(client, &sizes_meter, leaves);
+                    Ok::<_, esker_format::Error>(futures::try_join!(codes, sizes)?.0)
                 }
             });
             round = futures::future::try_join_all(reads).await?;
@@ -226,7 +196,9 @@ impl Reader {
             let calibrated = limits.iter().map(|l| l.rerank as usize).max().unwrap_or(0);
             (2 * scene.k, (5 * scene.k).max(50).max(calibrated * scene.k.div_ceil(10)))
         };
-        Ok((estimates.cut(least + doubtful, most + doubtful), found))
+        let share = 1.0 - RERANK_LOSS * f64::from(1.0 - scene.min_recall);
+        let (least, most) = (least + doubtful, most + doubtful);
+        Ok((Wanted::Candidates(estimates.cut(share, least, most), least), found))
     }
 
     /// Per segment the rows of a round whose ids may have been touched by a tail of many ids.
@@ -255,85 +227,6 @@ impl Reader {
         });
         futures::future::try_join_all(reads).await
     }
-
-    /// Exact vectors and payload of the rows to measure: one wave.
-    async fn read_rows(
-        &self,
-        meter: &Meter,
-        scene: &Scene<'_>,
-        wanted: &Wanted,
-    ) -> Result<Vec<(Vectors, Payload)>> {
-        let reads = (0u32..).zip(&scene.loaded.parts).map(|(number, part)| {
-            let (vectors_meter, payload_meter) = (meter.fork(), meter.fork());
-            async move {
-                let (segment, client) = (&part.segment, self.client());
-                let ordinals = wanted.ordinals(number);
-                let payload = segment.read_payload(
-                    client,
-                    &payload_meter,
-                    &scene.view.schema,
-                    ordinals.iter().copied(),
-                );
-                let vectors = async {
-                    match wanted {
-                        Wanted::Rows(_) => {
-                            segment.read_vectors_alone(client, &vectors_meter, &ordinals).await
-                        }
-                        Wanted::Candidates(all) => {
-                            let own =
-                                all.iter().filter(|c| c.segment == number).map(|c| (c.ordinal, c.check));
-                            segment.read_vectors(client, &vectors_meter, &own.collect::<Vec<_>>()).await
-                        }
-                    }
-                };
-                futures::try_join!(vectors, payload)
-            }
-        });
-        futures::future::try_join_all(reads).await
-    }
-
-    /// Adds the rows that were read to the tail's, without those whose id the tail touched.
-    fn measure(
-        &self,
-        scene: &Scene<'_>,
-        asked: &Asked,
-        mut best: TopK<Place>,
-        read: &[(Vectors, Payload)],
-        wanted: &Wanted,
-    ) -> TopK<Place> {
-        for ((number, part), (vectors, payload)) in (0u32..).zip(&scene.loaded.parts).zip(read) {
-            for ordinal in wanted.ordinals(number) {
-                let (Some(bytes), Some(id)) = (vectors.get(ordinal), payload.id(ordinal)) else { continue };
-                if scene.resolved || !scene.view.tail.touches(id) {
-                    let distance = asked.exact.row_bytes(part.segment.width(), bytes);
-                    best.push(distance, (number, u64::from(ordinal)));
-                }
-            }
-        }
-        best
-    }
-}
-
-/// The rows to measure.
-enum Wanted {
-    /// Per segment.
-    Rows(Vec<Vec<u32>>),
-    Candidates(Vec<Candidate>),
-}
-
-impl Wanted {
-    fn ordinals(&self, number: u32) -> Vec<u32> {
-        match self {
-            Wanted::Rows(rows) => rows[number as usize].clone(),
-            Wanted::Candidates(all) => {
-                all.iter().filter(|c| c.segment == number).map(|c| c.ordinal).collect()
-            }
-        }
-    }
-
-    fn count(&self, parts: usize) -> u64 {
-        (0..parts as u32).map(|number| self.ordinals(number).len() as u64).sum()
-    }
 }
 
 /// See [`is_thin`]; rows that the tail may have overwritten do not count either.
@@ -359,13 +252,14 @@ fn masks(parts: &[Part], rows: &[Rows], codes: &[Arc<Codes>]) -> Vec<Mask> {
     all.map(|((part, rows), codes)| Mask::new(&part.segment, rows, codes)).collect()
 }
 
-/// Leaves to read next: not scanned, with rows that count, and a score of at least `bound` of their segment; best first
-/// as far as a round goes.
+/// Leaves to read next: not scanned, with rows that count, and a score of at least `bound` of their segment; best first as
+/// far as a round goes, though not before there are `least` such rows in them.
 fn further(
     scene: &Scene<'_>,
     posed: &[Posed<'_>],
     left: &[Vec<bool>],
     bound: impl Fn(usize) -> f32,
+    least: usize,
 ) -> Vec<Vec<u32>> {
     let mut order: Vec<(f32, usize, u32)> = Vec::new();
     for (i, p) in posed.iter().enumerate() {
@@ -375,24 +269,19 @@ fn further(
         order.extend(wanted.map(|(leaf, score)| (*score, i, leaf)));
     }
     order.sort_unstable_by(|a, b| b.0.total_cmp(&a.0).then((a.1, a.2).cmp(&(b.1, b.2))));
-    let (mut next, mut bytes) = (vec![Vec::new(); posed.len()], 0);
+    let (mut best, mut rows, mut needed) = (Vec::with_capacity(order.len()), 0, 0);
     for (_, i, leaf) in order {
-        let header = &posed[i].segment.header;
-        let counts = match &scene.rows[i] {
-            Rows::All => true,
-            Rows::Only(only) => {
-                let own = header.leaf(leaf).ordinals;
-                posed[i].segment.spilled() || only.range(own).next().is_some()
-            }
+        let own = posed[i].segment.header.leaf(leaf).ordinals;
+        let count = match &scene.rows[i] {
+            Rows::All => own.len() as u64,
+            Rows::Only(only) => only.range_cardinality(own),
         };
-        if counts {
-            bytes += header.leaf_groups(leaf).len() as u64 * u64::from(header.facts().group_bytes);
-            next[i].push(leaf);
-            if bytes > ROUND_BYTES {
-                break;
-            }
+        if count > 0 || posed[i].segment.spilled() {
+            best.push((i, leaf));
+            needed += usize::from(rows < least as u64);
+            rows += count;
         }
     }
-    next.iter_mut().for_each(|leaves: &mut Vec<u32>| leaves.sort_unstable());
-    next
+    let segments: Vec<&Segment> = posed.iter().map(|p| p.segment).collect();
+    affordable(&segments, &best, needed, ROUND)
 }

@@ -290,7 +290,7 @@ impl Reader {
         Ok(View {
             id: draft.id.clone(),
             state: draft.state.clone(),
-            tail: Arc::new(Tail::new(&draft.id, &snapshot.rows)?),
+            tail: Arc::new(Tail::new(&draft.id, watermark, &snapshot.rows, &snapshot.tail)?),
             position: snapshot.position,
             restarts: 0,
             staleness_ms: 0,

@@ -7,11 +7,13 @@ use futures::{FutureExt, StreamExt, TryStreamExt, stream};
 
 use super::Reader;
 use super::hits::{Include, hits};
-use super::load::{Loaded, Need, ask, first_leaves};
+use super::leaves::first_leaves;
+use super::load::{Loaded, Need, ask};
 use super::nearest::{Found, Scene};
 use super::see::View;
 use crate::search::{
-    Asked, Explain, Search, SearchReply, SegmentExplain, calibration, check_columns, check_reply,
+    Asked, Explain, Search, SearchReply, SegmentExplain, calibrated_recall, calibration, check_columns,
+    check_reply,
 };
 use crate::segment::{Rows, Want};
 
@@ -60,7 +62,9 @@ impl Reader {
                 asked
             }
         };
-        let scene = self.scene(meter, &view, &loaded, search.k, search.min_recall, now_ms).await?;
+        let include = Include::new(search.include.as_deref(), search.include_vector);
+        let mut scene = self.scene(meter, &view, &loaded, search.k, search.min_recall, now_ms).await?;
+        scene.payload = !include.is_bare();
         // None depends on another, though not all are under way at once.
         let meters: Vec<Meter> = asked.iter().map(|_| meter.fork()).collect();
         let searches: Vec<BoxFuture<'_, Result<Found>>> = asked
@@ -69,7 +73,6 @@ impl Reader {
             .map(|(asked, meter)| self.nearest(meter, &scene, asked).boxed())
             .collect();
         let found: Vec<Found> = stream::iter(searches).buffered(AT_ONCE).try_collect().await?;
-        let include = Include::new(search.include.as_deref(), search.include_vector);
         let mut results = Vec::with_capacity(found.len());
         for found in &found {
             let mut hits = hits(&view, &loaded, found, &include)?;
@@ -90,33 +93,6 @@ impl Reader {
         })
     }
 
-    /// What all vectors of a request are searched in.
-    pub(crate) async fn scene<'a>(
-        &self,
-        meter: &Meter,
-        view: &'a View,
-        loaded: &'a Loaded,
-        k: usize,
-        min_recall: f32,
-        now_ms: i64,
-    ) -> Result<Scene<'a>> {
-        // In memory what the tail superseded costs no request to find; elsewhere it may be known already.
-        let held = !loaded.parts.is_empty() && loaded.parts.iter().all(|p| p.segment.is_held());
-        let superseded = match view.state.superseded(view.manifest.version, view.position) {
-            None if held || view.tail.ids() == 0 => Some(self.superseded(meter, view, loaded).await?),
-            known => known,
-        };
-        let rows: Vec<Rows> = match &superseded {
-            Some(gone) => {
-                let all = loaded.parts.iter().zip(gone.iter());
-                all.map(|(p, gone)| p.rows.clone().without(p.segment.row_count(), gone)).collect()
-            }
-            None => loaded.parts.iter().map(|p| p.rows.clone()).collect(),
-        };
-        let tail = view.tail.rows(loaded.filter.as_deref(), now_ms)?;
-        Ok(Scene { view, loaded, rows, resolved: superseded.is_some(), tail, k, min_recall })
-    }
-
     /// The vector of the newest version of a row.
     async fn vector_of(
         &self,
@@ -129,7 +105,7 @@ impl Reader {
         let missing =
             || Error::new(Kind::NotFound, format!("there is no row `{}` to search like", id.escape_debug()));
         match view.tail.get(id) {
-            Some(Some(row)) if !view.tail.expired(row, now_ms)? => return view.tail.vector(row),
+            Some(Some(row)) if !view.tail.expired(row, now_ms)? => return Ok(view.tail.vector(row)),
             Some(_) => return Err(missing()),
             None => {}
         }
@@ -170,7 +146,8 @@ impl Reader {
             return Ok(());
         }
         let segments: Vec<_> = loaded.parts.iter().map(|p| p.segment.clone()).collect();
-        let leaves = first_leaves(&segments, asked, min_recall);
+        let all: Vec<_> = segments.iter().map(AsRef::as_ref).collect();
+        let leaves = first_leaves(&all, asked, min_recall, self.inner.options.whole_codes);
         let reads = segments.iter().zip(&leaves).map(|(segment, leaves)| {
             let (codes_meter, sizes_meter) = (meter.fork(), meter.fork());
             async move {
@@ -202,15 +179,22 @@ fn explain(scene: &Scene<'_>, found: &[Found], min_recall: f32) -> Explain {
             filter: part.plan.clone(),
         }
     };
+    let calibrated =
+        scene.loaded.parts.iter().map(|p| calibrated_recall(&p.segment, min_recall)).fold(1.0, f32::min);
     Explain {
         rule: found.first().map_or("tail", |f| f.rule),
         filter: scene.loaded.filter.as_ref().map(|f| f.to_string()),
-        segments: scene.loaded.parts.iter().zip(&scene.rows).map(segment).collect(),
+        segments: scene.loaded.parts.iter().zip(scene.rows.iter()).map(segment).collect(),
         matching: scene.matching(),
         leaves_probed: sum(|f| f.leaves),
         codes_scanned: sum(|f| f.codes),
         rows_reranked: sum(|f| f.reranked),
-        tail_rows: scene.tail.len() as u64 * found.len() as u64,
+        estimated_recall: if scene.is_exact() || found.iter().all(|f| matches!(f.rule, "rows" | "tail")) {
+            1.0
+        } else {
+            calibrated
+        },
+        tail_rows: sum(|f| f.tail_rows),
         tail_ids: scene.view.tail.ids() as u64,
         restarts: scene.view.restarts,
         further_rounds: found.iter().map(|f| f.rounds).sum(),

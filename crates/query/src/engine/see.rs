@@ -188,7 +188,7 @@ impl Reader {
         let draft = self.draft(collection, &snapshot, meter);
         let (id, state) = (draft.id.clone(), draft.state.clone());
         let (version, position) = (snapshot.manifest.version, snapshot.position);
-        let tail = state.tail(&id, version, position, &snapshot.schema, &snapshot.rows)?;
+        let tail = state.tail(&id, &snapshot)?;
         state.trim(version, &snapshot.manifest.segments);
         self.inner.memory.settle(&id);
         Ok(View {
@@ -198,7 +198,7 @@ impl Reader {
             position,
             restarts: restarts + snapshot.restarts,
             staleness_ms: snapshot.staleness_ms,
-            schema: Arc::new(snapshot.schema),
+            schema: draft.schema.clone(),
             manifest: snapshot.manifest,
             draft,
         })
@@ -216,8 +216,12 @@ impl Reader {
         if let Some(known) = view.state.superseded(version, position) {
             return Ok(known);
         }
-        let ids: Vec<Hashed<'_>> =
-            view.tail.touched().map(|id| Hashed { id, hash: view.id.hash_id(id) }).collect();
+        let (first, before) = match view.state.superseded_before(version, position) {
+            Some((entries, before)) => (entries, Some(before)),
+            None => (0, None),
+        };
+        let touched = view.tail.touched_from(first)?.into_iter();
+        let ids: Vec<Hashed<'_>> = touched.map(|id| Hashed { id, hash: view.id.hash_id(id) }).collect();
         let reads = loaded.parts.iter().map(|part| {
             let (meter, ids) = (meter.fork(), &ids);
             async move {
@@ -228,7 +232,11 @@ impl Reader {
                 Ok::<_, Error>(found.into_iter().map(|(_, ordinal)| ordinal).collect())
             }
         });
-        let found = Arc::new(futures::future::try_join_all(reads).await?);
+        let mut found: Vec<RoaringBitmap> = futures::future::try_join_all(reads).await?;
+        if let Some(before) = before {
+            found.iter_mut().zip(before.iter()).for_each(|(found, before)| *found |= before);
+        }
+        let found = Arc::new(found);
         view.state.keep_superseded(version, position, &found);
         Ok(found)
     }

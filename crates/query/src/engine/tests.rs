@@ -7,3 +7,4 @@ pub(crate) mod fixture;
 mod memory;
 mod nearest;
 mod reads;
+mod tails;

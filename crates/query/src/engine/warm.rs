@@ -9,17 +9,19 @@ use esker_format::{Result, Seq, limits};
 use esker_index::TopK;
 use esker_store::Meter;
 use futures::FutureExt;
+use roaring::RoaringBitmap;
 
 use super::Reader;
 use super::load::{Loaded, Need, ask};
-use super::nearest::{place, tail_row};
 use super::scan::bad_batch;
 use super::see::{Access, Draft, View};
 use crate::filter::Filter;
-use crate::search::probe::{Held, probe};
-use crate::search::{Place, SCANNED_ROWS, TAIL, calibration};
+use crate::search::probe::{FEW, Held, probe};
+use crate::search::{Place, TAIL, calibration, is_exact, is_narrow};
 use crate::segment::{Codes, Mask, Rows};
-use crate::tail::{TailRow, column};
+use crate::tail::codes::TailCodes;
+use crate::tail::column;
+use crate::tail::nearest::tail_row;
 
 /// One state of a collection in memory. It does not change when the collection does.
 pub struct Warm {
@@ -27,6 +29,7 @@ pub struct Warm {
     view: View,
     loaded: Loaded,
     codes: Vec<Arc<Codes>>,
+    tail_codes: Option<Arc<TailCodes>>,
     all: WarmFilter,
     /// Per segment, ids by ordinal.
     ids: Vec<StringArray>,
@@ -37,7 +40,7 @@ pub struct Warm {
 pub struct WarmFilter {
     rows: Vec<Rows>,
     masks: Vec<Mask>,
-    tail: Vec<TailRow>,
+    tail: Arc<RoaringBitmap>,
     narrow: bool,
 }
 
@@ -81,7 +84,7 @@ impl Reader {
             let rows = p.segment.row_count();
             p.rows.clone().without(rows, gone).count(rows)
         });
-        let rows = live.sum::<u64>() + view.tail.rows(None, self.now_ms())?.len() as u64;
+        let rows = live.sum::<u64>() + view.tail.passing(None, self.now_ms())?.len();
         Ok(Residency { rows, position: view.position, resident, bytes })
     }
 
@@ -112,8 +115,9 @@ impl Reader {
         }
         let codes =
             loaded.parts.iter().map(|p| p.segment.held_codes().cloned().unwrap_or_default()).collect();
-        let none = WarmFilter { rows: Vec::new(), masks: Vec::new(), tail: Vec::new(), narrow: false };
-        let mut warm = Warm { reader: self.clone(), view, codes, all: none, ids, now_ms, loaded };
+        let none = WarmFilter { rows: Vec::new(), masks: Vec::new(), tail: Arc::default(), narrow: false };
+        let tail_codes = view.state.codes();
+        let mut warm = Warm { reader: self.clone(), view, codes, tail_codes, all: none, ids, now_ms, loaded };
         warm.all = warm.passing(meter, None).await?;
         Ok(warm)
     }
@@ -138,7 +142,11 @@ impl Reader {
             };
             read.boxed()
         };
-        self.see(meter, Access::default(), read).await
+        let (view, all) = self.see(meter, Access::default(), read).await?;
+        while all.resident && self.encode_some(&view) {
+            tokio::task::yield_now().await;
+        }
+        Ok((view, all))
     }
 }
 
@@ -152,7 +160,7 @@ impl Warm {
     pub fn rows(&self) -> u64 {
         let counts =
             self.all.rows.iter().zip(&self.loaded.parts).map(|(r, p)| r.count(p.segment.row_count()));
-        counts.sum::<u64>() + self.all.tail.len() as u64
+        counts.sum::<u64>() + self.all.tail.len()
     }
 
     /// Works out which rows pass a filter, for searches with it.
@@ -173,8 +181,9 @@ impl Warm {
             parts().zip(&rows).zip(&self.codes).map(|((p, r), c)| Mask::new(&p.segment, r, c)).collect();
         let matching: u64 = parts().zip(&rows).map(|(p, r)| r.count(p.segment.row_count())).sum();
         Ok(WarmFilter {
-            tail: self.view.tail.rows(loaded.filter.as_deref(), self.now_ms)?,
-            narrow: filter.is_some() && matching <= SCANNED_ROWS,
+            tail: self.view.tail.passing(loaded.filter.as_deref(), self.now_ms)?,
+            narrow: filter.is_some()
+                && is_narrow(matching, parts().map(|p| u64::from(p.segment.row_count())).sum()),
             rows,
             masks,
         })
@@ -183,7 +192,7 @@ impl Warm {
     /// How many rows pass a filter.
     pub fn count(&self, filter: &WarmFilter) -> u64 {
         let counts = filter.rows.iter().zip(&self.loaded.parts).map(|(r, p)| r.count(p.segment.row_count()));
-        counts.sum::<u64>() + filter.tail.len() as u64
+        counts.sum::<u64>() + filter.tail.len()
     }
 
     /// The `k` nearest rows, nearest first.
@@ -201,9 +210,6 @@ impl Warm {
         let Some(asked) = asked.first() else { return Ok(Vec::new()) };
         let passing = filter.unwrap_or(&self.all);
         let mut best = TopK::new(k);
-        for row in &passing.tail {
-            best.push(self.view.tail.distance(*row, &asked.exact)?, place(*row));
-        }
         let parts = self.loaded.parts.iter().zip(&self.codes);
         let held: Vec<Held<'_>> = (parts.zip(passing.masks.iter().zip(&passing.rows)))
             .map(|((part, codes), (mask, rows))| {
@@ -211,7 +217,10 @@ impl Warm {
                 Held { segment: &part.segment, codes, mask, rows, limits }
             })
             .collect();
-        probe(asked, &held, &mut best);
+        let exact = is_exact(min_recall);
+        probe(asked, &held, if exact { u64::MAX } else { FEW }, &mut best);
+        let codes = self.tail_codes.as_deref().filter(|_| !exact);
+        self.view.tail.nearest(&passing.tail, codes, asked, &mut best);
         Ok(best.into_sorted().into_iter().map(|(distance, place)| WarmHit { distance, place }).collect())
     }
 

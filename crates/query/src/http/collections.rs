@@ -32,7 +32,7 @@ pub(super) async fn list(State(service): State<Service>) -> Reply {
 /// Settings and columns of a collection.
 #[utoipa::path(
     get, path = "/v1/collections/{collection}", tag = "collections",
-    params(("collection" = String, Path, description = "Its name.")),
+    params(("collection" = String, Path, description = "Its name.", pattern = "^[a-z0-9_-]{1,64}$")),
     responses((status = 200, description = "What it is.", body = Described),
         (status = "default", description = "An error.", body = ErrorBody))
 )]
@@ -45,7 +45,7 @@ pub(super) async fn describe(State(service): State<Service>, InPath(collection):
 /// Figures of a collection: versions, segments, the log above them. No segment is read.
 #[utoipa::path(
     get, path = "/v1/collections/{collection}/stats", tag = "collections",
-    params(("collection" = String, Path, description = "Its name.")),
+    params(("collection" = String, Path, description = "Its name.", pattern = "^[a-z0-9_-]{1,64}$")),
     responses((status = 200, description = "Its figures.", body = Stats),
         (status = "default", description = "An error.", body = ErrorBody))
 )]
@@ -68,7 +68,7 @@ pub(super) struct Warm {
 /// were not read for longest make room.
 #[utoipa::path(
     post, path = "/v1/collections/{collection}/warm", tag = "collections",
-    params(("collection" = String, Path, description = "Its name.")),
+    params(("collection" = String, Path, description = "Its name.", pattern = "^[a-z0-9_-]{1,64}$")),
     responses((status = 200, description = "It is in memory, or there is no room.", body = Warm),
         (status = "default", description = "An error.", body = ErrorBody))
 )]

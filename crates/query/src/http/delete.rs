@@ -15,7 +15,7 @@ use serde_json::Value;
 use utoipa::ToSchema;
 
 use super::{Asked, name};
-use crate::service::{Deleted, Doomed, Service};
+use crate::service::{Called, Deleted, Doomed, Service};
 
 /// What a body may be.
 const TAKEN: [Encoding; 5] =
@@ -29,6 +29,7 @@ const BODY_BYTES: usize = 2 * limits::BATCH_BYTES;
 pub(super) struct Delete {
     /// At most 10,000. Ids that are not there are no error.
     #[serde(default, deserialize_with = "rest::some_batch")]
+    #[schema(min_items = 1, max_items = 10000)]
     ids: Option<Vec<String>>,
     /// A SQL condition, or its JSON form. Rows that are written meanwhile are left alone unless they pass, too.
     #[serde(default)]
@@ -47,8 +48,9 @@ struct Line {
 /// can always be.
 #[utoipa::path(
     delete, path = "/v1/collections/{collection}/records", tag = "records",
-    params(("collection" = String, Path, description = "The collection's name."),
-        ("idempotency-key" = Option<String>, Header, description = "Names this delete.")),
+    params(("collection" = String, Path, description = "The collection's name.", pattern = "^[a-z0-9_-]{1,64}$"),
+        ("idempotency-key" = Option<String>, Header, description = "Names this delete.",
+            pattern = "^[!-~]([ -~]{0,254}[!-~])?$")),
     request_body = Delete,
     responses((status = 200, description = "They are gone.", body = Deleted),
         (status = "default", description = "An error.", body = ErrorBody))
@@ -61,8 +63,10 @@ pub(super) async fn delete(
     body: Body,
 ) -> Reply {
     let (asked, name) = (Asked::new(&service), name(collection)?);
-    let given = rest::idempotency_key(&headers)?.map(Token::from_key);
-    let token = given.or(named.map(|Extension(named)| named.drawn()));
+    let called = Called {
+        given: rest::idempotency_key(&headers)?.map(Token::from_key),
+        drawn: named.map(|Extension(named)| named.drawn()),
+    };
     let encoding = rest::content_type(&headers, &TAKEN)?;
     let body = rest::read(body, BODY_BYTES).await?;
     let doomed = match encoding {
@@ -82,7 +86,7 @@ pub(super) async fn delete(
             }
         }
     };
-    let deleted = service.delete(&asked.meter, &name, doomed, token).await?;
+    let deleted = service.delete(&asked.meter, &name, doomed, called).await?;
     asked.json(&deleted, Some(deleted.position))
 }
 

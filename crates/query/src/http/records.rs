@@ -33,8 +33,8 @@ pub(super) struct GetOne {
 /// A record.
 #[utoipa::path(
     get, path = "/v1/collections/{collection}/records/{id}", tag = "records",
-    params(("collection" = String, Path, description = "The collection's name."),
-        ("id" = String, Path, description = "The record's id."), GetOne),
+    params(("collection" = String, Path, description = "The collection's name.", pattern = "^[a-z0-9_-]{1,64}$"),
+        ("id" = String, Path, description = "The record's id.", min_length = 1, max_length = 256), GetOne),
     responses((status = 200, description = "The record.", body = RecordSchema),
         (status = "default", description = "An error.", body = ErrorBody))
 )]
@@ -57,6 +57,7 @@ pub(super) async fn get(
 pub(super) struct GetMany {
     /// At most 10,000.
     #[serde(deserialize_with = "rest::batch")]
+    #[schema(max_items = 10000)]
     ids: Vec<String>,
     /// Metadata columns; all if not said.
     include: Option<Vec<String>>,
@@ -88,7 +89,7 @@ pub(super) struct Found<'a> {
 /// Records by id, as JSON, NDJSON, an Avro container or an Arrow stream.
 #[utoipa::path(
     post, path = "/v1/collections/{collection}/records/get", tag = "records",
-    params(("collection" = String, Path, description = "The collection's name.")),
+    params(("collection" = String, Path, description = "The collection's name.", pattern = "^[a-z0-9_-]{1,64}$")),
     request_body = GetMany,
     responses((status = 200, description = "Those that there are.", body = Found<'static>),
         (status = "default", description = "An error.", body = ErrorBody))
@@ -152,7 +153,7 @@ pub(super) struct Counted {
 /// How many rows there are, or pass a filter. An empty body counts all.
 #[utoipa::path(
     post, path = "/v1/collections/{collection}/records/count", tag = "records",
-    params(("collection" = String, Path, description = "The collection's name.")),
+    params(("collection" = String, Path, description = "The collection's name.", pattern = "^[a-z0-9_-]{1,64}$")),
     request_body = Count,
     responses((status = 200, description = "The number.", body = Counted),
         (status = "default", description = "An error.", body = ErrorBody))

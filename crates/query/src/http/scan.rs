@@ -31,6 +31,7 @@ pub(super) struct Scan {
     /// Whether records have their vector.
     include_vector: bool,
     /// Most records of a page: 1 to 10,000, 100 if not said. A page may have fewer though there are more.
+    #[schema(minimum = 1, maximum = 10000)]
     limit: Option<usize>,
     /// That of the page before.
     cursor: Option<String>,
@@ -61,7 +62,7 @@ pub(super) struct Scanned<'a> {
 /// cursor of another encoding than JSON is in the header `esker-cursor`. 410 when the state is no longer retained.
 #[utoipa::path(
     post, path = "/v1/collections/{collection}/records/scan", tag = "records",
-    params(("collection" = String, Path, description = "The collection's name.")),
+    params(("collection" = String, Path, description = "The collection's name.", pattern = "^[a-z0-9_-]{1,64}$")),
     request_body = Scan,
     responses((status = 200, description = "A page.", body = Scanned<'static>),
         (status = "default", description = "An error.", body = ErrorBody))

@@ -26,10 +26,12 @@ pub(super) struct Query {
     /// As many numbers as the collection has dimensions.
     vector: Option<Vec<f32>>,
     /// Several vectors; the reply has `results` in their order.
+    #[schema(min_items = 1, max_items = 1000)]
     vectors: Option<Vec<Vec<f32>>>,
     /// The id of a record to search with the vector of.
     like: Option<String>,
     /// Hits per vector: 1 to 10,000, 10 if not said.
+    #[schema(minimum = 1, maximum = 10000)]
     k: Option<usize>,
     /// A SQL condition, or its JSON form.
     #[serde(default)]
@@ -43,6 +45,7 @@ pub(super) struct Query {
     /// Only rows at most this far away.
     max_distance: Option<f32>,
     /// The share of the true nearest rows to aim at, above 0 and at most 1.
+    #[schema(exclusive_minimum = 0.0, maximum = 1.0)]
     min_recall: Option<f32>,
     consistency: Option<Freshness>,
     /// At least the state that an acknowledgement with this position left.
@@ -150,7 +153,7 @@ pub(super) struct Answer<'a> {
 /// The nearest rows to one or more vectors, as JSON, NDJSON, an Avro container or an Arrow stream.
 #[utoipa::path(
     post, path = "/v1/collections/{collection}/search", tag = "search",
-    params(("collection" = String, Path, description = "The collection's name.")),
+    params(("collection" = String, Path, description = "The collection's name.", pattern = "^[a-z0-9_-]{1,64}$")),
     request_body = Query,
     responses((status = 200, description = "The nearest rows.", body = Answer<'static>),
         (status = "default", description = "An error.", body = ErrorBody))

@@ -23,6 +23,7 @@ const OFFERED: [Encoding; 4] = [Encoding::Json, Encoding::Ndjson, Encoding::Csv,
 #[serde(deny_unknown_fields)]
 pub(super) struct Query {
     /// One statement that reads. A table is the name of a collection.
+    #[schema(min_length = 1, max_length = 65536)]
     query: String,
     /// Values of `$1`, `$2`, …: a list of numbers is a vector.
     #[serde(default)]

@@ -8,6 +8,9 @@ use roaring::RoaringBitmap;
 use super::{Posed, SLACK};
 use crate::segment::{Codes, Mask};
 
+/// Steps in which the k-th distance is closed in on: to a thousandth of an error.
+const HALVINGS: usize = 16;
+
 /// A row that may be among the nearest.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(crate) struct Candidate {
@@ -100,30 +103,57 @@ impl Estimates {
             .map(|c| c.estimate)
     }
 
-    /// The candidates to rerank, best first: as many as have a chance to be below the k-th, within `least..=most`. Rows
-    /// without an estimate are all among them, suspects as far as they would be if they counted.
-    pub fn cut(mut self, least: usize, most: usize) -> Vec<Candidate> {
+    /// The candidates to rerank, the likeliest first: the fewest that are expected to have the share `share` of the k nearest
+    /// of all rows that were scanned, within `least..=most`. Rows without an estimate are all among them, suspects as far
+    /// as they would be if they counted.
+    pub fn cut(mut self, share: f64, least: usize, most: usize) -> Vec<Candidate> {
         self.sort();
-        let kth = self.kth().unwrap_or(f32::INFINITY);
         let sure = |c: &&Candidate| !c.suspect && c.err.is_finite();
-        let near = self.found.iter().filter(sure).filter(|c| c.estimate - SLACK * c.err < kth).count();
-        let count = near.clamp(least, most.max(least));
-        let last = self
-            .found
-            .iter()
-            .filter(sure)
-            .nth(count.saturating_sub(1))
-            .map(|c| (c.estimate, c.segment, c.ordinal));
-        match last {
-            None => self.found,
-            Some(last) => {
-                let within = |c: &Candidate| {
-                    c.estimate < last.0
-                        || (c.estimate == last.0 && (c.segment, c.ordinal) <= (last.1, last.2))
-                };
-                self.found.retain(|c| within(c) || !c.err.is_finite());
-                self.found
-            }
+        // What is below the reach of these has no chance to speak of.
+        let Some(reach) = self.found.iter().filter(sure).nth(2 * self.k).map(|c| c.estimate) else {
+            return self.found;
+        };
+        let near: Vec<Candidate> =
+            self.found.iter().filter(sure).filter(|c| c.estimate - SLACK * c.err < reach).copied().collect();
+        let bound = kth_of(&near, self.k);
+        let mut chances: Vec<f64> = near.iter().map(|c| chance(c, bound)).collect();
+        chances.sort_unstable_by(|a, b| b.total_cmp(a));
+        let wanted = share * chances.iter().sum::<f64>();
+        let mut sum = 0.0;
+        let few = chances.iter().take_while(|chance| {
+            let more = sum < wanted;
+            sum += **chance;
+            more
+        });
+        let count = few.count().clamp(least, most.max(least)).min(chances.len());
+        let Some(last) = count.checked_sub(1).map(|i| chances[i]) else { return self.found };
+        // Without an estimate there is every chance.
+        let chance = |c: &Candidate| if c.err.is_finite() { chance(c, bound) } else { 1.0 };
+        self.found.retain(|c| chance(c) >= last);
+        self.found.sort_by(|a, b| chance(b).total_cmp(&chance(a)));
+        self.found
+    }
+}
+
+/// The estimate that as many rows are expected to be below as are wanted.
+fn kth_of(near: &[Candidate], k: usize) -> f32 {
+    let reach = |c: &Candidate| SLACK * c.err;
+    let mut low = near.iter().map(|c| c.estimate - reach(c)).fold(f32::INFINITY, f32::min);
+    let mut high = near.iter().map(|c| c.estimate + reach(c)).fold(f32::NEG_INFINITY, f32::max);
+    for _ in 0..HALVINGS {
+        let middle = low + (high - low) / 2.0;
+        match near.iter().map(|c| chance(c, middle)).sum::<f64>() < k as f64 {
+            true => low = middle,
+            false => high = middle,
         }
     }
+    high
+}
+
+/// How likely a row is below `bound`: its estimate is normally distributed about the truth. An `err` is 1.25 standard
+/// errors.
+fn chance(c: &Candidate, bound: f32) -> f64 {
+    let z = 1.25 * f64::from(bound - c.estimate) / f64::from(c.err.max(f32::MIN_POSITIVE));
+    // The normal distribution to 2·10⁻⁴.
+    1.0 / (1.0 + (-1.5976 * z - 0.07056 * z * z * z).exp())
 }

@@ -36,11 +36,12 @@ pub(crate) struct Effort {
     pub reranked: u64,
 }
 
-/// Adds the nearest rows of `held` to `best`, which may have rows of the tail already.
-pub(crate) fn probe(asked: &Asked, held: &[Held<'_>], best: &mut TopK<Place>) -> Effort {
+/// Adds the nearest rows of `held` to `best`, which may have rows of the tail already. Up to `few` rows are measured without
+/// looking at their codes.
+pub(crate) fn probe(asked: &Asked, held: &[Held<'_>], few: u64, best: &mut TopK<Place>) -> Effort {
     let mut effort = Effort::default();
     let matching: u64 = held.iter().map(|h| h.rows.count(h.segment.row_count())).sum();
-    if matching <= FEW {
+    if matching <= few {
         for (number, h) in (0u32..).zip(held) {
             for ordinal in h.rows.within(0..h.segment.row_count()) {
                 effort.reranked += 1;

@@ -218,7 +218,8 @@ pub struct SearchReply {
 #[derive(Debug, Clone, Default, PartialEq, Serialize)]
 pub struct Explain {
     /// `memory`: probed in memory; `codes`: all codes scanned; `probe`: codes of the best leaves scanned; `rows`: so few rows
-    /// pass the filter that their vectors were read without looking at codes; `tail`: there is no segment.
+    /// pass the filter that their vectors were read without looking at codes; `exact`: all were, as full recall was asked for;
+    /// `tail`: there is no segment.
     pub rule: &'static str,
     /// The filter, as it was understood.
     pub filter: Option<String>,
@@ -232,6 +233,9 @@ pub struct Explain {
     pub codes_scanned: u64,
     /// Exact distances to rows of segments.
     pub rows_reranked: u64,
+    /// The recall that may be expected of it: what the limits met when the segments were built, on rows asked as queries;
+    /// 1 where every row that counts was measured.
+    pub estimated_recall: f32,
     /// Rows of the tail that were measured.
     pub tail_rows: u64,
     /// Ids that the tail wrote or deleted.

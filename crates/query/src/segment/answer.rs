@@ -15,10 +15,10 @@ use roaring::RoaringBitmap;
 use super::ids::Hashed;
 use super::{Rows, Segment};
 use crate::filter::{Part, Resolved};
-use crate::ranges::{Pieces, Shape};
+use crate::ranges::{Pieces, Shape, Thrift};
 
-/// Most requests for attributes.
-const RANGES: usize = 24;
+/// Requests for attributes.
+const ATTRIBUTES: Thrift = Thrift { requests: 16, waste: 512 << 10 };
 
 /// What a filter is answered with.
 #[derive(Debug, Clone, PartialEq, Eq, Default, serde::Serialize)]
@@ -102,7 +102,7 @@ impl Segment {
             at.ok_or_else(|| Error::internal("a part of the filter was not answered"))
         };
         let passing = filter.tree.eval(self.row_count(), &mut leaf, &mut other)?;
-        Ok(Answer { rows: Rows::Only(passing - gone), plan })
+        Ok(Answer { rows: Rows::Only(Arc::new(passing - gone)), plan })
     }
 
     /// The attribute directory with the entries of the terms' columns; those that did not fit the header are read.
@@ -128,7 +128,7 @@ impl Segment {
             }
             Ok(Cow::Owned(loaded))
         };
-        self.index.read(client, meter, &ranges, Shape::AtMost(RANGES), take).await
+        self.index.read(client, meter, &ranges, Shape::Few(ATTRIBUTES), take).await
     }
 
     async fn by_attributes(
@@ -150,7 +150,7 @@ impl Segment {
             let terms = plans().map(|p| p.map(&run).transpose()).collect::<Result<Vec<_>>>()?;
             Ok((terms, run(gone)?))
         };
-        self.index.read(client, meter, &ranges, Shape::AtMost(RANGES), take).await
+        self.index.read(client, meter, &ranges, Shape::Few(ATTRIBUTES), take).await
     }
 
     async fn by_ids(

@@ -13,21 +13,21 @@ use esker_store::{Client, Meter};
 use roaring::RoaringBitmap;
 
 use super::{Mask, Segment};
-use crate::ranges::{Pieces, Shape};
+use crate::ranges::{GAP, Pieces, Shape, Thrift};
 
 /// Ranges that whole codes are read in: one connection is slower than the store.
 const WHOLE_RANGES: u32 = 4;
 /// Codes up to this many bytes are one range.
 const ONE_RANGE: u64 = 512 << 10;
-/// Most requests for the codes of probed leaves (INDEX §2).
-const PROBE_RANGES: usize = 24;
+/// Requests for groups of single rows.
+const GROUPS: Thrift = Thrift { requests: 24, waste: 1 << 20 };
 
 /// Which codes to read.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Want<'a> {
     /// Those of every leaf.
     All,
-    /// Those of these leaves.
+    /// Those of these leaves; they were chosen so that few requests bring them.
     Leaves(&'a [u32]),
 }
 
@@ -82,7 +82,7 @@ impl Segment {
             Want::All => (self.whole_ranges(), Shape::AsGiven),
             Want::Leaves(leaves) => {
                 let of = |l: &u32| self.header.codes_range(self.header.leaf_groups(*l));
-                (leaves.iter().map(of).collect::<Vec<_>>(), Shape::AtMost(PROBE_RANGES))
+                (leaves.iter().map(of).collect::<Vec<_>>(), Shape::Gap(GAP))
             }
         };
         let mut wanted = ranges;
@@ -123,13 +123,12 @@ impl Segment {
             return Ok(all.clone());
         }
         let take = |pieces: &Pieces| Ok(Arc::new(Codes::spans_of(&self.header, pieces)));
-        let shape = Shape::AtMost(PROBE_RANGES);
-        self.index.read(client, meter, &self.group_ranges(ordinals), shape, take).await
+        self.index.read(client, meter, &self.group_ranges(ordinals), Shape::Few(GROUPS), take).await
     }
 
     /// Makes the cache forget what [`Segment::read_groups`] asked for.
     pub async fn forget_groups(&self, client: &Client, ordinals: &[u32]) {
-        self.index.forget(client, &self.group_ranges(ordinals), Shape::AtMost(PROBE_RANGES)).await;
+        self.index.forget(client, &self.group_ranges(ordinals), Shape::Few(GROUPS)).await;
     }
 
     fn group_ranges(&self, ordinals: &[u32]) -> Vec<Range<u64>> {
@@ -158,7 +157,7 @@ impl Segment {
             };
             Ok(IdPlane(leaves.iter().zip(&ranges).map(hashes).collect::<Result<_>>()?))
         };
-        self.index.read(client, meter, &ranges, Shape::AtMost(PROBE_RANGES), take).await
+        self.index.read(client, meter, &ranges, Shape::Gap(GAP), take).await
     }
 
     /// Rows whose id hash `touched` says yes to, as far as their leaves are in `plane`.

@@ -23,7 +23,10 @@ use parquet::errors::ParquetError;
 use parquet::file::reader::{ChunkReader, Length};
 
 use super::Segment;
-use crate::ranges::{Pieces, Shape};
+use crate::ranges::{Pieces, Shape, Thrift};
+
+/// Requests for chunks of columns of a row group.
+const CHUNKS: Thrift = Thrift { requests: 16, waste: 1 << 20 };
 
 /// Checks the i-th of some chunks.
 type Check<'a> = Box<dyn Fn(usize, &[u8]) -> Result<()> + Send + Sync + 'a>;
@@ -125,7 +128,7 @@ impl Segment {
             }
             Ok(out)
         };
-        self.rows.read(client, meter, &ranges, Shape::AtMost(16), take).await
+        self.rows.read(client, meter, &ranges, Shape::Few(CHUNKS), take).await
     }
 
     /// The vectors of a row group as an array of the stored type, every page checked.

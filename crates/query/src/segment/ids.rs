@@ -8,10 +8,10 @@ use esker_format::schema::Schema;
 use esker_store::{Client, Meter};
 
 use super::{Payload, Segment};
-use crate::ranges::{Pieces, Shape};
+use crate::ranges::{Pieces, Shape, Thrift};
 
-/// Most requests for pages of the id map.
-const RANGES: usize = 24;
+/// Requests for pages of the id map.
+const PAGES: Thrift = Thrift { requests: 24, waste: 1 << 20 };
 
 /// An id with its hash.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -34,7 +34,7 @@ impl Segment {
                 |(hash, range): (&u64, &Range<u64>)| self.header.idmap_find(*hash, &pieces.bytes(range)?);
             hashes.iter().zip(&pages).map(find).collect()
         };
-        self.index.read(client, meter, &pages, Shape::AtMost(RANGES), take).await
+        self.index.read(client, meter, &pages, Shape::Few(PAGES), take).await
     }
 
     /// Position in `ids` and ordinal of every row that has one of the ids: two waves. Also the payload that proved it.

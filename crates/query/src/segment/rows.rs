@@ -14,12 +14,12 @@ use esker_index::check16;
 use esker_store::{Client, Meter};
 
 use super::Segment;
-use crate::ranges::{Pieces, Shape};
+use crate::ranges::{Pieces, Shape, Thrift};
 
-/// Most requests for the vectors of a query's candidates …
-const VECTOR_RANGES: usize = 40;
-/// … and for their payload, which is small: together INDEX §2's 32 + 32.
-const PAYLOAD_RANGES: usize = 24;
+/// Requests for vectors, and for payload, that are read by themselves.
+const ALONE: Thrift = Thrift { requests: 32, waste: 1 << 20 };
+/// Requests for pages of payload sizes: all of them are 128 KB for a million rows.
+const SIZE_PAGES: Thrift = Thrift { requests: 1, waste: 128 << 10 };
 /// Bytes of a page of payload sizes.
 const SIZE_PAGE: u64 = 4096;
 
@@ -53,15 +53,20 @@ impl Payload {
 }
 
 impl Segment {
+    /// Where the vectors of rows lie in the rows file.
+    pub fn vector_ranges(&self, ordinals: impl Iterator<Item = u32>) -> Vec<Range<u64>> {
+        ordinals.map(|o| self.header.rows().vector_range(o)).collect()
+    }
+
     /// Reads vectors, each checked against its code's check.
     pub async fn read_vectors(
         &self,
         client: &Client,
         meter: &Meter,
         wanted: &[(u32, u16)],
+        shape: Shape,
     ) -> Result<Vectors> {
-        let ranges: Vec<Range<u64>> =
-            wanted.iter().map(|(o, _)| self.header.rows().vector_range(*o)).collect();
+        let ranges = self.vector_ranges(wanted.iter().map(|(o, _)| *o));
         let take = |pieces: &Pieces| {
             let mut vectors = HashMap::with_capacity(wanted.len());
             for ((ordinal, check), range) in wanted.iter().zip(&ranges) {
@@ -74,7 +79,7 @@ impl Segment {
             }
             Ok(Vectors(vectors))
         };
-        self.rows.read(client, meter, &ranges, Shape::AtMost(VECTOR_RANGES), take).await
+        self.rows.read(client, meter, &ranges, shape, take).await
     }
 
     /// Reads vectors of rows whose codes are not here: the groups that have their checks come in the same wave.
@@ -84,8 +89,8 @@ impl Segment {
         meter: &Meter,
         ordinals: &[u32],
     ) -> Result<Vectors> {
-        let ranges: Vec<Range<u64>> = ordinals.iter().map(|o| self.header.rows().vector_range(*o)).collect();
-        let shape = Shape::AtMost(VECTOR_RANGES);
+        let ranges = self.vector_ranges(ordinals.iter().copied());
+        let shape = Shape::Few(ALONE);
         let mut tries = 0;
         loop {
             tries += 1;
@@ -140,8 +145,19 @@ impl Segment {
         schema: &Arc<Schema>,
         ordinals: impl IntoIterator<Item = u32>,
     ) -> Result<Payload> {
-        let blocks: BTreeSet<u32> = ordinals.into_iter().map(|o| self.header.payload_block_of(o)).collect();
-        let places = self.payload_places(client, meter, &blocks).await?;
+        let places = self.payload_places(client, meter, ordinals).await?;
+        self.read_payload_at(client, meter, schema, &places, Shape::Few(ALONE)).await
+    }
+
+    /// Reads payload blocks where [`Segment::payload_places`] says they are.
+    pub async fn read_payload_at(
+        &self,
+        client: &Client,
+        meter: &Meter,
+        schema: &Arc<Schema>,
+        places: &[(u32, Range<u64>)],
+        shape: Shape,
+    ) -> Result<Payload> {
         let ranges: Vec<Range<u64>> = places.iter().map(|(_, r)| r.clone()).collect();
         let take = |pieces: &Pieces| {
             let decode = |(block, range): &(u32, Range<u64>)| {
@@ -150,7 +166,7 @@ impl Segment {
             };
             Ok(Payload(places.iter().map(decode).collect::<Result<_>>()?))
         };
-        self.index.read(client, meter, &ranges, Shape::AtMost(PAYLOAD_RANGES), take).await
+        self.index.read(client, meter, &ranges, shape, take).await
     }
 
     /// Reads what says where the payload of leaves lies, so that it need not be asked for later. No request for
@@ -172,18 +188,21 @@ impl Segment {
         let take = |pieces: &Pieces| {
             missing.iter().map(|page| Ok((page.start, pieces.bytes(page)?))).collect::<Result<Vec<_>>>()
         };
-        let read = self.index.read(client, meter, &missing, Shape::AtMost(PAYLOAD_RANGES), take).await?;
+        let read = self.index.read(client, meter, &missing, Shape::Few(SIZE_PAGES), take).await?;
         self.sizes().extend(read);
         Ok(())
     }
 
-    /// Where payload blocks lie in the index file.
-    async fn payload_places(
+    /// The payload blocks of rows, and where they lie in the index file. No request if the header says it or
+    /// [`Segment::read_payload_sizes`] read it.
+    pub async fn payload_places(
         &self,
         client: &Client,
         meter: &Meter,
-        blocks: &BTreeSet<u32>,
+        ordinals: impl IntoIterator<Item = u32>,
     ) -> Result<Vec<(u32, Range<u64>)>> {
+        let ordinals: Vec<u32> = ordinals.into_iter().collect();
+        let blocks: BTreeSet<u32> = ordinals.iter().map(|o| self.header.payload_block_of(*o)).collect();
         if self.header.payload_sizes_in_header() {
             let place = |b: &u32| {
                 let range = self.header.payload_block_range(*b);
@@ -191,7 +210,7 @@ impl Segment {
             };
             return blocks.iter().map(place).collect();
         }
-        let leaves: BTreeSet<u32> = blocks.iter().map(|b| self.header.leaf_of(b * BLOCK_ROWS)).collect();
+        let leaves: BTreeSet<u32> = ordinals.iter().map(|o| self.header.leaf_of(*o)).collect();
         let leaves: Vec<u32> = leaves.into_iter().collect();
         self.read_payload_sizes(client, meter, &leaves).await?;
         let mut places = Vec::with_capacity(blocks.len());
@@ -213,10 +232,11 @@ impl Segment {
         Ok(places)
     }
 
-    /// Bytes that [`Segment::hold`] keeps.
+    /// Bytes that [`Segment::hold`] keeps, or keeps at most.
     pub fn bytes_to_hold(&self) -> u64 {
         let vectors: u64 = self.vector_runs().iter().map(|r| r.end - r.start).sum();
-        self.header.facts().file_size + vectors
+        let heads = if self.is_held() { self.head_bytes() } else { self.most_head_bytes() };
+        self.header.facts().file_size + vectors + heads
     }
 
     /// Where the vectors of each row group lie.
@@ -251,7 +271,7 @@ impl Segment {
         if self.spilled() {
             self.read_codes(client, meter, super::Want::All).await?;
         }
-        Ok(())
+        self.hold_heads().await
     }
 
     /// Whether everything is held in memory.

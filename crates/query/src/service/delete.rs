@@ -30,6 +30,15 @@ pub enum Doomed {
     Framed(Bytes),
 }
 
+/// How a delete is called.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Called {
+    /// By its client: it may have been sent before.
+    pub given: Option<Token>,
+    /// Else, where somebody else has to know its name: no earlier write has it.
+    pub drawn: Option<Token>,
+}
+
 /// What a delete came to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, utoipa::ToSchema)]
 pub struct Deleted {
@@ -54,14 +63,8 @@ pub struct Untouched {
 /// Writes tombstones. The query crate writes nothing itself: the program gives it a writer.
 #[async_trait]
 pub trait Tombstones: Send + Sync {
-    /// Deletes records as one batch. Ids that are not there are no error. `token` names a delete that may be sent again.
-    async fn delete(
-        &self,
-        meter: &Meter,
-        name: &Name,
-        doomed: Doomed,
-        token: Option<Token>,
-    ) -> Result<Deleted>;
+    /// Deletes records as one batch. Ids that are not there are no error.
+    async fn delete(&self, meter: &Meter, name: &Name, doomed: Doomed, called: Called) -> Result<Deleted>;
 
     /// Deletes those of `ids` that no entry after `since` has touched, and returns the others.
     async fn delete_untouched(
@@ -83,14 +86,14 @@ impl Service {
         meter: &Meter,
         name: &Name,
         doomed: Doomed,
-        token: Option<Token>,
+        called: Called,
     ) -> Result<Deleted> {
         if let Doomed::Ids(ids) = &doomed
             && ids.is_empty()
         {
             return Err(Error::invalid("ids", "the list of ids is empty"));
         }
-        self.writer()?.delete(meter, name, doomed, token).await
+        self.writer()?.delete(meter, name, doomed, called).await
     }
 
     /// Deletes every row that passes a filter at one state, and nothing that was written since unless it passes, too. In

@@ -20,7 +20,7 @@ use datafusion::sql::sqlparser::ast::BinaryOperator;
 use esker_format::Result;
 use esker_format::schema::time_type;
 
-use super::{distance, errors, rule, simplify};
+use super::{distance, errors, growth, rule, simplify};
 use crate::filter::guard;
 
 /// The dialect that text is parsed in.
@@ -44,6 +44,7 @@ pub(crate) fn base() -> &'static SessionState {
         // Left in, one of theirs would come back under its own name through an alias, in some sessions.
         functions.retain(|f| ours.iter().all(|o| o.name() != f.name()) && !UNBOUNDED.contains(&f.name()));
         functions.extend(ours);
+        functions.push(growth::text_concat());
         let mut planners: Vec<Arc<dyn ExprPlanner>> = vec![Arc::new(Milliseconds)];
         planners.extend(SessionStateDefaults::default_expr_planners());
         SessionStateBuilder::new()

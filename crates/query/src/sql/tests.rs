@@ -16,6 +16,7 @@ use super::*;
 
 mod contract;
 mod explain;
+mod growth;
 mod nulls;
 mod refusals;
 mod search;

@@ -194,6 +194,12 @@ fn flaky(failures: u32, stall: bool) -> Client {
     Client::new(Backend::new(Arc::new(store)), Seams::simulated(1))
 }
 
+/// A client of `inner` whose first `calls` get no reply.
+pub(super) fn stalling(inner: InMemory, calls: u32) -> Client {
+    let store = Flaky { inner, failures: calls.into(), stall: true };
+    Client::new(Backend::new(Arc::new(store)), Seams::simulated(1))
+}
+
 #[tokio::test(start_paused = true)]
 async fn reads_and_overwrites_are_retried_and_counted() {
     let client = flaky(3, false);

@@ -154,14 +154,33 @@ pub(crate) fn upsert(token: u128, ids: &[&str]) -> PendingBatch {
         encode_record(&mut data, &RecordRef { id, vector: &[1.0, 2.0], ..RecordRef::default() });
     }
     let blocks = vec![Block { rows: ids.len() as u64, data: Bytes::from(data) }];
-    PendingBatch { token: Token(token), op: Op::Upsert, arrived_ms: 1_000, blocks }
+    PendingBatch {
+        token: Token(token),
+        given: false,
+        content: None,
+        op: Op::Upsert,
+        arrived_ms: 1_000,
+        blocks,
+    }
+}
+
+/// The same under a token that its caller gave.
+pub(crate) fn given(batch: PendingBatch) -> PendingBatch {
+    PendingBatch { given: true, ..batch }
 }
 
 pub(crate) fn delete(token: u128, ids: &[&str]) -> PendingBatch {
     let mut data = Vec::new();
     ids.iter().for_each(|id| encode_tombstone(&mut data, id));
     let blocks = vec![Block { rows: ids.len() as u64, data: Bytes::from(data) }];
-    PendingBatch { token: Token(token), op: Op::Delete, arrived_ms: 1_000, blocks }
+    PendingBatch {
+        token: Token(token),
+        given: false,
+        content: None,
+        op: Op::Delete,
+        arrived_ms: 1_000,
+        blocks,
+    }
 }
 
 /// The ids in the inline entries of a snapshot's tail, in order.
@@ -177,7 +196,7 @@ async fn facts_only_grow() {
     let (_world, _store, notes) = World::with_collection().await;
     let meter = Meter::new();
     for n in 1..=3u128 {
-        notes.append(&meter, upsert(n, &["a"]), true).await.unwrap();
+        notes.append(&meter, upsert(n, &["a"])).await.unwrap();
     }
     let known = notes.known().unwrap();
     assert_eq!((known.last(), known.run_end(&known.manifest)), (3, 3));
@@ -195,7 +214,7 @@ async fn facts_only_grow() {
 async fn entries_are_let_go_beyond_a_size() {
     let (_world, _store, notes) = World::with_collection().await;
     for n in 1..=4u128 {
-        notes.append(&Meter::new(), upsert(n, &["a"]), true).await.unwrap();
+        notes.append(&Meter::new(), upsert(n, &["a"])).await.unwrap();
     }
     let mut known = notes.known().unwrap();
     let one = known.slots[&1].entry.as_ref().unwrap().held_bytes();
@@ -222,7 +241,7 @@ fn futures_are_send(store: Store, notes: Arc<Collection>, begun: crate::Begun, s
     });
     let c = notes.clone();
     send(|m| async move {
-        drop(c.append(&m, upsert(1, &[]), true).await);
+        drop(c.append(&m, upsert(1, &[])).await);
         drop(c.finish(&m, begun).await);
         drop(c.snapshot_newest(&m).await);
         drop(c.eventual(&m, Duration::ZERO, 0).await);

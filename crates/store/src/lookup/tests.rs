@@ -93,7 +93,7 @@ async fn with_segment() -> (World, Arc<Collection>, Arc<esker_format::manifest::
     notes.client().put_immutable(&meter, &notes.keys().index(made), index.clone()).await.unwrap();
     let bitmap = deletes::encode(&[3].into_iter().collect(), &[0, 100]).unwrap();
     notes.client().put_immutable(&meter, &notes.keys().deletes(made), bitmap.clone()).await.unwrap();
-    notes.append(&meter, upsert(1, &["folded"]), true).await.unwrap();
+    notes.append(&meter, upsert(1, &["folded"])).await.unwrap();
     let segment = Segment {
         made,
         rows: 100,
@@ -116,9 +116,9 @@ async fn with_segment() -> (World, Arc<Collection>, Arc<esker_format::manifest::
 async fn the_newest_version_is_found_wherever_it_is() {
     let (world, notes, _) = with_segment().await;
     let meter = Meter::new();
-    notes.append(&meter, upsert(2, &["new", "id-5", "id-6"]), true).await.unwrap();
-    notes.append(&meter, delete(3, &["id-6", "id-7"]), true).await.unwrap();
-    notes.append(&meter, upsert(4, &["id-7", "new", "new"]), true).await.unwrap();
+    notes.append(&meter, upsert(2, &["new", "id-5", "id-6"])).await.unwrap();
+    notes.append(&meter, delete(3, &["id-6", "id-7"])).await.unwrap();
+    notes.append(&meter, upsert(4, &["id-7", "new", "new"])).await.unwrap();
     let reader = world.reopen(2).await;
     let snapshot = reader.snapshot(&meter).await.unwrap();
     let ids = ["id-4", "id-5", "id-6", "id-7", "new", "id-3", "none", "id-10", "id-4"];

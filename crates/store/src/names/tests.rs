@@ -12,7 +12,7 @@ async fn a_collection_lives_and_dies_and_lives_again() {
     assert_eq!(store.collection(&meter, &notes()).await.unwrap_err().kind(), Kind::NotFound);
     let first = store.create(&meter, &notes(), settings(), Schema::default()).await.unwrap();
     assert_eq!(first.id().to_string(), "notes-1");
-    first.append(&meter, upsert(1, &["a"]), true).await.unwrap();
+    first.append(&meter, upsert(1, &["a"])).await.unwrap();
     let e = store.create(&meter, &notes(), settings(), Schema::default()).await.unwrap_err();
     assert_eq!(e.kind(), Kind::Conflict);
 
@@ -29,7 +29,7 @@ async fn a_collection_lives_and_dies_and_lives_again() {
 
     let second = world.process(4).create(&meter, &notes(), settings(), Schema::default()).await.unwrap();
     assert_eq!(second.id().to_string(), "notes-2");
-    second.append(&meter, upsert(2, &["b"]), true).await.unwrap();
+    second.append(&meter, upsert(2, &["b"])).await.unwrap();
     for process in [store, world.process(5)] {
         let found = process.collection(&meter, &notes()).await.unwrap();
         assert_eq!(ids(&found.snapshot(&meter).await.unwrap()), ["b"]);
@@ -73,7 +73,7 @@ async fn what_a_dead_creator_left_is_finished() {
         first.client().delete(&meter, &key).await.unwrap();
     }
     let found = world.reopen(2).await;
-    assert_eq!(found.append(&meter, upsert(1, &["a"]), true).await.unwrap().position, 1);
+    assert_eq!(found.append(&meter, upsert(1, &["a"])).await.unwrap().position, 1);
 }
 
 #[tokio::test(start_paused = true)]
@@ -84,12 +84,12 @@ async fn what_a_dead_dropper_left_is_finished() {
     let dropped = NameRecord { n: 2, token: Token(3), at_ms: 0, state: NameState::Dropped };
     let key = keys::name_record(&notes(), 2);
     first.client().create(&meter, &key, dropped.encode().unwrap()).await;
-    first.append(&meter, upsert(1, &["a"]), true).await.unwrap();
+    first.append(&meter, upsert(1, &["a"])).await.unwrap();
     let process = world.process(2);
     assert_eq!(process.collection(&meter, &notes()).await.unwrap_err().kind(), Kind::NotFound);
     let second = process.create(&meter, &notes(), settings(), Schema::default()).await.unwrap();
     assert_eq!(second.id().life(), 2);
-    assert_eq!(first.append(&meter, upsert(2, &["a"]), true).await.unwrap_err().kind(), Kind::Gone);
+    assert_eq!(first.append(&meter, upsert(2, &["a"])).await.unwrap_err().kind(), Kind::Gone);
 }
 
 #[tokio::test(start_paused = true)]
@@ -144,7 +144,7 @@ async fn calls_that_open_a_collection_together_get_one_handle() {
     let (a, b, c) = futures::join!(open(), open(), open());
     let (a, b, c) = (a.unwrap(), b.unwrap(), c.unwrap());
     assert!(Arc::ptr_eq(&a, &b) && Arc::ptr_eq(&a, &c) && a.last_seen().is_some());
-    let appends = [&a, &b, &c].into_iter().zip(1..).map(|(c, n)| c.append(&meter, upsert(n, &["x"]), true));
+    let appends = [&a, &b, &c].into_iter().zip(1..).map(|(c, n)| c.append(&meter, upsert(n, &["x"])));
     let done = futures::future::try_join_all(appends).await.unwrap();
     assert!(done.iter().all(|d| d.position <= 2), "they share entries: {done:?}");
 }

@@ -23,7 +23,7 @@ async fn a_pin_is_listed_until_it_is_released() {
 async fn only_retained_versions_are_pinned() {
     let (_world, _store, notes) = World::with_collection().await;
     let meter = Meter::new();
-    notes.append(&meter, upsert(1, &["a"]), true).await.unwrap();
+    notes.append(&meter, upsert(1, &["a"])).await.unwrap();
     let first = notes.manifest(&meter).await.unwrap();
     let floors = Floors { version: 1, base: 1, wal: 0 };
     notes.collect(&meter, &first, floors).await.unwrap().into_result().unwrap();

@@ -46,7 +46,7 @@ async fn a_publish_moves_the_tail_into_a_segment() {
     let (world, _store, notes) = World::with_collection().await;
     let meter = Meter::new();
     for n in 1..=2u128 {
-        notes.append(&meter, upsert(n, &["a"]), true).await.unwrap();
+        notes.append(&meter, upsert(n, &["a"])).await.unwrap();
     }
     let first = publish_one(&notes, 100).await.unwrap().into_result().unwrap();
     assert_eq!((first.version, first.watermark, first.segments.len()), (2, 1, 1));
@@ -65,7 +65,7 @@ async fn a_publish_moves_the_tail_into_a_segment() {
 async fn a_lost_head_is_rebuilt_from_the_index_files() {
     let (world, _store, notes) = World::with_collection().await;
     let meter = Meter::new();
-    notes.append(&meter, upsert(1, &["a"]), true).await.unwrap();
+    notes.append(&meter, upsert(1, &["a"])).await.unwrap();
     publish_one(&notes, 100).await.unwrap();
     notes.client().delete(&meter, &notes.keys().head()).await.unwrap();
     let other = world.reopen(2).await;
@@ -80,7 +80,7 @@ async fn a_lost_head_is_rebuilt_from_the_index_files() {
 async fn of_two_publishes_of_one_tail_one_is_refused() {
     let (world, _store, a) = World::with_collection().await;
     let meter = Meter::new();
-    a.append(&meter, upsert(1, &["a"]), true).await.unwrap();
+    a.append(&meter, upsert(1, &["a"])).await.unwrap();
     let b = world.reopen(2).await;
     world.storage.next_create_of("/manifest/", Fault::LostReply);
     let base = a.manifest(&meter).await.unwrap();

@@ -7,7 +7,7 @@ use crate::collection::tests::{World, ids, notes, upsert};
 async fn a_warm_read_is_one_wave_without_a_listing() {
     let (_world, _store, notes) = World::with_collection().await;
     for n in 1..=3u128 {
-        notes.append(&Meter::new(), upsert(n, &["a"]), true).await.unwrap();
+        notes.append(&Meter::new(), upsert(n, &["a"])).await.unwrap();
     }
     notes.snapshot(&Meter::new()).await.unwrap();
     let meter = Meter::recording();
@@ -24,7 +24,7 @@ async fn a_warm_reader_sees_what_others_wrote() {
     reader.snapshot(&Meter::new()).await.unwrap();
     let mut position = 0;
     for n in 1..=20u128 {
-        position = writer.append(&Meter::new(), upsert(n, &["a"]), true).await.unwrap().position;
+        position = writer.append(&Meter::new(), upsert(n, &["a"])).await.unwrap().position;
         if n % 7 == 0 {
             assert_eq!(reader.snapshot(&Meter::new()).await.unwrap().position, position);
         }
@@ -38,16 +38,16 @@ async fn a_warm_reader_sees_what_others_wrote() {
 async fn an_eventual_read_needs_no_request() {
     let (world, _store, writer) = World::with_collection().await;
     let reader = world.reopen(2).await;
-    writer.append(&Meter::new(), upsert(1, &["a"]), true).await.unwrap();
+    writer.append(&Meter::new(), upsert(1, &["a"])).await.unwrap();
     reader.snapshot(&Meter::new()).await.unwrap();
-    writer.append(&Meter::new(), upsert(2, &["b"]), true).await.unwrap();
+    writer.append(&Meter::new(), upsert(2, &["b"])).await.unwrap();
     reader.client().seams().clock.sleep(Duration::from_secs(2)).await;
     let meter = Meter::new();
     let stale = reader.eventual(&meter, Duration::from_secs(5), 0).await.unwrap();
     assert_eq!((ids(&stale).len(), meter.io().gets, stale.staleness_ms), (1, 0, 2000));
     // Read your writes, and a bound that has passed, ask the store.
     assert_eq!(reader.eventual(&meter, Duration::from_secs(5), 2).await.unwrap().position, 2);
-    writer.append(&Meter::new(), upsert(3, &["c"]), true).await.unwrap();
+    writer.append(&Meter::new(), upsert(3, &["c"])).await.unwrap();
     reader.client().seams().clock.sleep(Duration::from_secs(9)).await;
     assert_eq!(reader.eventual(&meter, Duration::from_secs(5), 0).await.unwrap().position, 3);
 }
@@ -57,7 +57,7 @@ async fn a_head_that_went_backwards_is_only_slower() {
     let (world, _store, writer) = World::with_collection().await;
     let meter = Meter::new();
     let old = writer.client().get(&meter, &writer.keys().head()).await.unwrap().unwrap().0;
-    writer.append(&meter, upsert(1, &["a"]), true).await.unwrap();
+    writer.append(&meter, upsert(1, &["a"])).await.unwrap();
     let add = |s: &Schema| {
         let mut s = s.clone();
         let kind = esker_format::schema::ColumnType::Int;

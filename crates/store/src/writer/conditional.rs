@@ -7,10 +7,10 @@ use std::time::Duration;
 
 use esker_format::append::{self, Between, Claim};
 use esker_format::wal::PendingBatch;
-use esker_format::{Error, Kind, Result, Seq, Token};
+use esker_format::{Content, Error, Kind, Result, Seq, Token};
 use tokio::sync::{MutexGuard, oneshot};
 
-use super::dedup::{find, reused};
+use super::dedup::{Written, find};
 use super::{Appended, CONTENDED_AFTER, Group, Queued, lost};
 use crate::collection::{Collection, Known, Slot, live};
 use crate::meter::Meter;
@@ -127,7 +127,7 @@ impl Collection {
 
 impl Turn<'_> {
     /// Appends a batch as an entry of its own, if no entry after `read_at` and before it touches one of `ids` (hashes of
-    /// record ids). `fresh` as for [`Collection::append`].
+    /// record ids).
     ///
     /// # Errors
     /// As [`Collection::append`]. `Conflict`, with a time to retry after, if other writers were faster eight times.
@@ -135,13 +135,12 @@ impl Turn<'_> {
         &mut self,
         meter: &Meter,
         batch: PendingBatch,
-        fresh: bool,
         read_at: Seq,
         ids: &Arc<HashSet<u64>>,
     ) -> Result<Claimed> {
         let token = batch.token;
         let (reply, mut answer) = oneshot::channel();
-        let mut group = Group::new(vec![Queued { batch, fresh, reply }], self.start);
+        let mut group = Group::new(vec![Queued { batch, reply }], self.start);
         group.losses = self.losses;
         group.guard = Some(Guard { read_at, ids: ids.clone(), between: Between::Untouched });
         *self.under_way = Some(group);
@@ -194,24 +193,18 @@ impl Group {
 }
 
 impl Snapshot {
-    /// The write of this token: in the tail, or folded within a day.
-    pub fn named(&self, token: Token) -> Option<Appended> {
-        let in_tail =
-            self.tail.iter().find_map(|entry| Some((entry.seq(), find(&entry.entry.batches, token)?.rows)));
-        let folded = || self.manifest.recent.iter().find(|r| r.token == token).map(|r| (r.seq, r.rows));
-        let (position, rows) = in_tail.or_else(folded)?;
-        Some(Appended { position, rows, repeated: true })
-    }
-
-    /// What became of an earlier write of `rows` records under this token.
+    /// What became of an earlier write under this token, in the tail or folded a while ago.
     ///
     /// # Errors
-    /// `Conflict` if that write had another number of records.
-    pub fn written(&self, token: Token, rows: u64) -> Result<Option<Appended>> {
-        match self.named(token) {
-            Some(done) if u64::from(done.rows) != rows => Err(reused(rows, done.rows)),
-            done => Ok(done),
-        }
+    /// `Conflict` if that was a write of other content.
+    pub fn written(&self, token: Token, content: Content) -> Result<Option<Appended>> {
+        let in_tail = self
+            .tail
+            .iter()
+            .find_map(|entry| Some(Written::in_log(entry.seq(), find(&entry.entry.batches, token)?)));
+        let folded = || self.manifest.recent.iter().find(|r| r.token == token).map(Written::folded);
+        let written = in_tail.or_else(folded);
+        written.map(|written| written.answer(token, Some(content), true)).transpose()
     }
 }
 

@@ -3,10 +3,10 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use esker_format::manifest::Manifest;
+use esker_format::manifest::{Manifest, Recent};
 use esker_format::record::Op;
-use esker_format::wal::Batch;
-use esker_format::{Error, Kind, Result, Seq, Token};
+use esker_format::wal::{Batch, PendingBatch};
+use esker_format::{Content, Error, Kind, Result, Seq, Token};
 
 use super::{Appended, FIRST_WAIT, Group, Queued, STALE, forgotten};
 use crate::client::together;
@@ -79,13 +79,41 @@ impl Collection {
     }
 }
 
-/// A batch that the log has.
-struct Written {
+/// A batch that the log has, or had.
+pub(super) struct Written {
     position: Seq,
     rows: u32,
     /// Not known of what was folded.
     op: Option<Op>,
-    repeated: bool,
+    content: Option<Content>,
+}
+
+impl Written {
+    pub(super) fn in_log(seq: Seq, batch: &Batch) -> Self {
+        Written { position: seq, rows: batch.rows, op: Some(batch.op), content: batch.content }
+    }
+
+    pub(super) fn folded(recent: &Recent) -> Self {
+        Written { position: recent.seq, rows: recent.rows, op: None, content: recent.content }
+    }
+
+    /// The answer to a write under its token of this content, where that is known.
+    pub(super) fn answer(&self, token: Token, content: Option<Content>, repeated: bool) -> Result<Appended> {
+        match (self.content, content) {
+            (Some(was), Some(is)) if was != is => Err(reused(token)),
+            _ => Ok(Appended { position: self.position, rows: self.rows, repeated }),
+        }
+    }
+
+    /// The answer to a batch that its caller asks for as it is.
+    fn answer_batch(&self, batch: &PendingBatch, repeated: bool) -> Result<Appended> {
+        let known = self.content.is_some() && batch.content.is_some();
+        let same_shape = u64::from(self.rows) == batch.rows() && self.op.is_none_or(|op| op == batch.op);
+        match known || same_shape {
+            true => self.answer(batch.token, batch.content, repeated),
+            false => Err(reused(batch.token)),
+        }
+    }
 }
 
 impl Group {
@@ -120,7 +148,7 @@ impl Group {
     pub(super) fn acknowledge(&mut self, entry: &TailEntry, repeated: bool) {
         self.answer(|queued| {
             let batch = find(&entry.entry.batches, queued.batch.token)?;
-            Some(Written { position: entry.seq(), rows: batch.rows, op: Some(batch.op), repeated })
+            Some((Written::in_log(entry.seq(), batch), repeated))
         });
     }
 
@@ -131,14 +159,14 @@ impl Group {
 
     /// Answers the batches that slots above a floor have.
     fn acknowledge_slots(&mut self, known: &Known, floor: Seq) {
-        self.answer(|queued| in_slots(known, queued, floor));
+        self.answer(|queued| Some((in_slots(known, queued, floor)?, true)));
     }
 
     /// Answers the batches that the manifest has.
     pub(super) fn acknowledge_folded(&mut self, manifest: &Manifest) {
         self.answer(|queued| {
             let recent = manifest.recent.iter().find(|r| r.token == queued.batch.token)?;
-            Some(Written { position: recent.seq, rows: recent.rows, op: None, repeated: true })
+            Some((Written::folded(recent), true))
         });
     }
 
@@ -149,15 +177,11 @@ impl Group {
         self.losses += 1;
     }
 
-    fn answer(&mut self, find: impl Fn(&Queued) -> Option<Written>) {
+    fn answer(&mut self, find: impl Fn(&Queued) -> Option<(Written, bool)>) {
         for queued in std::mem::take(&mut self.batches) {
             match find(&queued) {
-                Some(Written { position, rows, op, repeated }) => {
-                    let reply = match u64::from(rows) == queued.batch.rows() {
-                        true if op.is_some_and(|op| op != queued.batch.op) => Err(reused_by(queued.batch.op)),
-                        true => Ok(Appended { position, rows, repeated }),
-                        false => Err(reused(queued.batch.rows(), rows)),
-                    };
+                Some((written, repeated)) => {
+                    let reply = written.answer_batch(&queued.batch, repeated);
                     // Nobody may wait any more.
                     let _ = queued.reply.send(reply);
                 }
@@ -174,24 +198,13 @@ pub(super) fn find(batches: &[Batch], token: Token) -> Option<&Batch> {
 fn in_slots(known: &Known, queued: &Queued, floor: Seq) -> Option<Written> {
     let of_slot = |(seq, slot): (&Seq, &Slot)| {
         let batch = find(slot.batches.as_deref()?, queued.batch.token)?;
-        Some(Written { position: *seq, rows: batch.rows, op: Some(batch.op), repeated: true })
+        Some(Written::in_log(*seq, batch))
     };
     known.slots.range(floor + 1..).find_map(of_slot)
 }
 
-/// A token that names a write of another kind.
-fn reused_by(op: Op) -> Error {
-    let (other, this) = match op {
-        Op::Upsert => ("a delete", "an upsert"),
-        Op::Delete => ("an upsert", "a delete"),
-    };
-    Error::new(Kind::Conflict, format!("the idempotency key was used before, for {other}; this is {this}"))
-        .with_hint("use a new key for new content")
-}
-
-/// A token that names a write of other content.
-pub(super) fn reused(rows: u64, before: u32) -> Error {
-    let message =
-        format!("the idempotency key was used before, for a batch of {before} records; this one has {rows}");
-    Error::new(Kind::Conflict, message).with_hint("use a new key for new content")
+/// A token that names another write.
+fn reused(token: Token) -> Error {
+    let message = format!("the idempotency key, of token {token}, was used before for another write");
+    Error::new(Kind::Conflict, message).with_hint("nothing was written; use a new key for new content")
 }

@@ -2,19 +2,19 @@ use std::sync::Arc;
 
 use esker_format::manifest::{Floors, Recent};
 use esker_format::register::{Change, Publish};
-use esker_format::{Kind, SetHash, Token};
+use esker_format::{Content, Kind, SetHash, Token};
 
 use super::*;
-use crate::collection::tests::{Fault, World, delete, ids, upsert};
+use crate::collection::tests::{Fault, World, delete, given, ids, upsert};
 use crate::meter::{Meter, Method};
 
 #[tokio::test(start_paused = true)]
 async fn a_warm_append_is_one_put_and_one_get() {
     let (_world, _store, notes) = World::with_collection().await;
-    let first = notes.append(&Meter::new(), upsert(1, &["a"]), true).await.unwrap();
+    let first = notes.append(&Meter::new(), upsert(1, &["a"])).await.unwrap();
     assert_eq!(first, Appended { position: 1, rows: 1, repeated: false });
     let meter = Meter::recording();
-    let second = notes.append(&meter, upsert(2, &["b", "c"]), true).await.unwrap();
+    let second = notes.append(&meter, upsert(2, &["b", "c"])).await.unwrap();
     assert_eq!((second.position, second.rows), (2, 2));
     let io = meter.io();
     assert_eq!((io.puts, io.gets, io.lists, io.waves), (1, 1, 0, 2));
@@ -24,10 +24,10 @@ async fn a_warm_append_is_one_put_and_one_get() {
 #[tokio::test(start_paused = true)]
 async fn a_cold_append_lists_once() {
     let (world, _store, notes) = World::with_collection().await;
-    notes.append(&Meter::new(), upsert(1, &["a"]), true).await.unwrap();
+    notes.append(&Meter::new(), upsert(1, &["a"])).await.unwrap();
     let cold = Collection::new(notes.client().clone(), notes.id().clone());
     let meter = Meter::new();
-    assert_eq!(cold.append(&meter, upsert(2, &["b"]), true).await.unwrap().position, 2);
+    assert_eq!(cold.append(&meter, upsert(2, &["b"])).await.unwrap().position, 2);
     let io = meter.io();
     assert_eq!((io.lists, io.waves), (1, 3));
     assert_eq!(ids(&world.reopen(3).await.snapshot(&Meter::new()).await.unwrap()), ["a", "b"]);
@@ -37,7 +37,8 @@ async fn a_cold_append_lists_once() {
 async fn callers_that_wait_together_share_an_entry() {
     let (_world, _store, notes) = World::with_collection().await;
     let meter = Meter::new();
-    let appends = (1..=20u128).map(|n| notes.append(&meter, upsert(n, &["x"]), n % 2 == 0));
+    let appends =
+        (1..=20u128).map(|n| notes.append(&meter, PendingBatch { given: n % 2 == 1, ..upsert(n, &["x"]) }));
     let done: Vec<_> = futures::future::try_join_all(appends).await.unwrap();
     let last = done.iter().map(|a| a.position).max().unwrap();
     assert!(last <= 3, "{last} entries");
@@ -52,9 +53,9 @@ async fn rivals_take_different_slots() {
     let meter = Meter::new();
     for round in 0..10u128 {
         let (x, y, z) = futures::join!(
-            a.append(&meter, upsert(round * 3 + 1, &["a"]), true),
-            b.append(&meter, upsert(round * 3 + 2, &["b"]), true),
-            c.append(&meter, upsert(round * 3 + 3, &["c"]), true),
+            a.append(&meter, upsert(round * 3 + 1, &["a"])),
+            b.append(&meter, upsert(round * 3 + 2, &["b"])),
+            c.append(&meter, upsert(round * 3 + 3, &["c"])),
         );
         let mut positions = [x.unwrap().position, y.unwrap().position, z.unwrap().position];
         positions.sort_unstable();
@@ -69,9 +70,9 @@ async fn every_fault_of_a_create_is_resolved() {
     for fault in [Fault::FailBefore, Fault::LostReply, Fault::Empty409, Fault::Stall] {
         let (world, _store, notes) = World::with_collection().await;
         world.storage.next_create_of("/wal/", fault);
-        let done = notes.append(&Meter::new(), upsert(1, &["a"]), true).await.unwrap();
+        let done = notes.append(&Meter::new(), upsert(1, &["a"])).await.unwrap();
         assert_eq!(done, Appended { position: 1, rows: 1, repeated: false }, "{fault:?}");
-        let next = notes.append(&Meter::new(), upsert(2, &["b"]), true).await.unwrap();
+        let next = notes.append(&Meter::new(), upsert(2, &["b"])).await.unwrap();
         assert_eq!(next.position, 2);
         assert_eq!(
             ids(&world.reopen(2).await.snapshot(&Meter::new()).await.unwrap()),
@@ -87,7 +88,7 @@ async fn a_slot_that_stays_absent_ends_unknown() {
     for _ in 0..2000 {
         world.storage.next_create_of("/wal/", Fault::Empty409);
     }
-    let e = notes.append(&Meter::new(), upsert(7, &["a"]), true).await.unwrap_err();
+    let e = notes.append(&Meter::new(), upsert(7, &["a"])).await.unwrap_err();
     assert_eq!((e.kind(), e.token()), (Kind::Unknown, Some(Token(7))));
 }
 
@@ -95,27 +96,61 @@ async fn a_slot_that_stays_absent_ends_unknown() {
 async fn a_token_is_written_once() {
     let (world, _store, notes) = World::with_collection().await;
     let meter = Meter::new();
-    let first = notes.append(&meter, upsert(5, &["a"]), false).await.unwrap();
+    let first = notes.append(&meter, given(upsert(5, &["a"]))).await.unwrap();
     assert!(!first.repeated);
-    let warm = notes.append(&meter, upsert(5, &["a"]), false).await.unwrap();
+    let warm = notes.append(&meter, given(upsert(5, &["a"]))).await.unwrap();
     assert_eq!(warm, Appended { repeated: true, ..first });
-    notes.append(&meter, upsert(6, &["b"]), true).await.unwrap();
+    notes.append(&meter, upsert(6, &["b"])).await.unwrap();
     let cold = world.reopen(2).await;
-    assert_eq!(cold.append(&meter, upsert(5, &["a"]), false).await.unwrap(), warm);
+    assert_eq!(cold.append(&meter, given(upsert(5, &["a"]))).await.unwrap(), warm);
     assert_eq!(notes.snapshot(&meter).await.unwrap().position, 2);
 
-    let e = cold.append(&meter, upsert(5, &["a", "b"]), false).await.unwrap_err();
+    let e = cold.append(&meter, given(upsert(5, &["a", "b"]))).await.unwrap_err();
     assert_eq!(e.kind(), Kind::Conflict);
     // A delete is not done because there was an upsert of as many.
-    assert_eq!(cold.append(&meter, delete(5, &["a"]), false).await.unwrap_err().kind(), Kind::Conflict);
+    assert_eq!(cold.append(&meter, given(delete(5, &["a"]))).await.unwrap_err().kind(), Kind::Conflict);
 
     // Two calls with one token at once.
     let (x, y) = futures::join!(
-        notes.append(&meter, upsert(9, &["c"]), false),
-        cold.append(&meter, upsert(9, &["c"]), false)
+        notes.append(&meter, given(upsert(9, &["c"]))),
+        cold.append(&meter, given(upsert(9, &["c"])))
     );
     assert_eq!(x.unwrap().position, y.unwrap().position);
     assert_eq!(notes.snapshot(&meter).await.unwrap().position, 3);
+}
+
+/// A batch of one row under a token that its caller gave.
+fn saying(token: u128, content: u64) -> PendingBatch {
+    PendingBatch { content: Some(Content(content)), ..given(upsert(token, &["a"])) }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_token_names_one_content() {
+    let (world, _store, notes) = World::with_collection().await;
+    let meter = Meter::new();
+    let first = notes.append(&meter, saying(5, 1)).await.unwrap();
+    for folded in [false, true] {
+        if folded {
+            fold(&notes, 1, &[5]).await;
+        }
+        for writer in [notes.clone(), world.reopen(2).await] {
+            let again = writer.append(&meter, saying(5, 1)).await.unwrap();
+            assert_eq!(again, Appended { repeated: true, ..first });
+            let e = writer.append(&meter, saying(5, 2)).await.unwrap_err();
+            assert_eq!(e.kind(), Kind::Conflict);
+            assert!(e.to_string().contains(&Token(5).to_string()), "{e}");
+            let snapshot = writer.snapshot(&meter).await.unwrap();
+            assert_eq!(snapshot.written(Token(5), Content(2)).unwrap_err().kind(), Kind::Conflict);
+            assert_eq!(snapshot.written(Token(5), Content(1)).unwrap().unwrap(), again);
+        }
+    }
+    // Two contents under one token at once: one is written, the other refused.
+    let rival = world.reopen(3).await;
+    let (x, y) = futures::join!(notes.append(&meter, saying(9, 1)), rival.append(&meter, saying(9, 2)));
+    assert_eq!([&x, &y].iter().filter(|done| done.is_ok()).count(), 1, "{x:?} {y:?}");
+    let refused = x.err().or(y.err()).unwrap();
+    assert_eq!(refused.kind(), Kind::Conflict);
+    assert_eq!(notes.snapshot(&meter).await.unwrap().position, 2);
 }
 
 /// Folds `to` entries away, as a compaction would whose rows were all deleted again.
@@ -123,13 +158,20 @@ async fn fold(notes: &Collection, to: u64, tokens: &[u128]) -> Arc<Manifest> {
     let meter = Meter::new();
     let base = notes.manifest(&meter).await.unwrap();
     let hash = SetHash::of("x", to, 0);
-    let recent = tokens.iter().map(|t| Recent { token: Token(*t), seq: 1, rows: 1, at_ms: 1_000 }).collect();
+    let recent = tokens.iter().map(|t| Recent {
+        token: Token(*t),
+        seq: 1,
+        rows: 1,
+        at_ms: 1_000,
+        given: true,
+        content: Some(Content(1)),
+    });
     let publish = Publish {
         base: base.version,
         fold: (base.watermark, to),
         accepted: hash,
         pruned: hash,
-        recent,
+        recent: recent.collect(),
         ..Publish::default()
     };
     let token = notes.client().seams().token();
@@ -151,39 +193,39 @@ async fn collect(notes: &Collection, wal: u64) {
 async fn a_token_is_known_after_its_entry_was_collected() {
     let (world, _store, notes) = World::with_collection().await;
     let meter = Meter::new();
-    notes.append(&meter, upsert(5, &["a"]), false).await.unwrap();
+    notes.append(&meter, given(upsert(5, &["a"]))).await.unwrap();
     let stale = world.reopen(2).await;
     fold(&notes, 1, &[5]).await;
     collect(&notes, 1).await;
     for writer in [stale, world.reopen(3).await] {
         // Longer than a collector waits.
         writer.client().seams().clock.sleep(Duration::from_secs(61)).await;
-        assert!(writer.append(&meter, upsert(5, &["a"]), false).await.unwrap().repeated);
+        assert!(writer.append(&meter, given(upsert(5, &["a"]))).await.unwrap().repeated);
     }
-    assert_eq!(notes.append(&meter, upsert(6, &["b"]), true).await.unwrap().position, 2);
+    assert_eq!(notes.append(&meter, upsert(6, &["b"])).await.unwrap().position, 2);
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_slot_below_the_floor_is_never_acknowledged() {
     let (world, _store, notes) = World::with_collection().await;
     let meter = Meter::new();
-    notes.append(&meter, upsert(1, &["a"]), true).await.unwrap();
+    notes.append(&meter, upsert(1, &["a"])).await.unwrap();
     let frozen = world.reopen(2).await;
     assert_eq!(frozen.known().unwrap().last(), 1);
     for n in 2..=4u128 {
-        notes.append(&meter, upsert(n, &["a"]), true).await.unwrap();
+        notes.append(&meter, upsert(n, &["a"])).await.unwrap();
     }
     fold(&notes, 4, &[]).await;
     collect(&notes, 4).await;
     // Its clock did not move: it believes that slot 2 is next, and the name is free again.
-    let e = frozen.append(&meter, upsert(9, &["z"]), true).await.unwrap_err();
+    let e = frozen.append(&meter, upsert(9, &["z"])).await.unwrap_err();
     assert_eq!((e.kind(), e.token()), (Kind::Unknown, Some(Token(9))));
     for reader in [notes.clone(), frozen.clone(), world.reopen(3).await] {
         let snapshot = reader.snapshot(&meter).await.unwrap();
         assert_eq!((snapshot.position, ids(&snapshot).len()), (4, 0));
     }
     // The retry with its token finds that it was not written, and writes it.
-    let retried = frozen.append(&meter, upsert(9, &["z"]), false).await.unwrap();
+    let retried = frozen.append(&meter, given(upsert(9, &["z"]))).await.unwrap();
     assert_eq!(retried, Appended { position: 5, rows: 1, repeated: false });
 }
 
@@ -193,8 +235,8 @@ async fn large_batches_go_to_a_body() {
     let meter = Meter::new();
     let many: Vec<String> = (0..40_000).map(|i| format!("record number {i}")).collect();
     let many: Vec<&str> = many.iter().map(String::as_str).collect();
-    notes.append(&meter, upsert(1, &many), true).await.unwrap();
-    notes.append(&meter, delete(2, &["record number 1"]), true).await.unwrap();
+    notes.append(&meter, upsert(1, &many)).await.unwrap();
+    notes.append(&meter, delete(2, &["record number 1"])).await.unwrap();
     let snapshot = world.reopen(2).await.snapshot(&meter).await.unwrap();
     assert!(snapshot.tail[0].entry.body.is_some());
     assert_eq!(snapshot.rows[0].rows.num_rows(), 40_000);
@@ -206,15 +248,15 @@ async fn large_batches_go_to_a_body() {
 async fn a_body_is_uploaded_twice_at_most_while_slots_are_lost() {
     let (world, _store, notes) = World::with_collection().await;
     let meter = Meter::recording();
-    notes.append(&meter, upsert(1, &["a"]), true).await.unwrap();
+    notes.append(&meter, upsert(1, &["a"])).await.unwrap();
     let slow = world.reopen(2).await;
     for n in 2..=9u128 {
-        notes.append(&meter, upsert(n, &["a"]), true).await.unwrap();
+        notes.append(&meter, upsert(n, &["a"])).await.unwrap();
     }
     let many: Vec<String> = (0..40_000).map(|i| format!("record number {i}")).collect();
     let many: Vec<&str> = many.iter().map(String::as_str).collect();
     let own = Meter::recording();
-    let done = slow.append(&own, upsert(20, &many), true).await.unwrap();
+    let done = slow.append(&own, upsert(20, &many)).await.unwrap();
     assert_eq!(done.position, 10);
     let bodies = own.requests().into_iter().filter(|r| r.key.contains("/body/")).count();
     let snapshot = world.reopen(3).await.snapshot(&meter).await.unwrap();
@@ -228,13 +270,13 @@ async fn a_full_tail_is_busy_until_it_is_folded() {
     let (world, _store, notes) = World::with_collection().await;
     let meter = Meter::new();
     for n in 1..=limits::TAIL_ENTRIES {
-        notes.append(&meter, upsert(u128::from(n), &["a"]), true).await.unwrap();
+        notes.append(&meter, upsert(u128::from(n), &["a"])).await.unwrap();
     }
-    let e = notes.append(&meter, upsert(5000, &["a"]), true).await.unwrap_err();
+    let e = notes.append(&meter, upsert(5000, &["a"])).await.unwrap_err();
     assert_eq!(e.kind(), Kind::Busy);
     let compactor = world.reopen(2).await;
     fold(&compactor, limits::TAIL_ENTRIES, &[]).await;
-    let done = notes.append(&meter, upsert(5000, &["a"]), true).await.unwrap();
+    let done = notes.append(&meter, upsert(5000, &["a"])).await.unwrap();
     assert_eq!(done.position, limits::TAIL_ENTRIES + 1);
 }
 
@@ -243,7 +285,7 @@ async fn work_is_marked_at_the_first_and_each_16th_entry() {
     let (_world, _store, notes) = World::with_collection().await;
     let meter = Meter::new();
     for n in 1..=33u128 {
-        notes.append(&meter, upsert(n, &["a"]), true).await.unwrap();
+        notes.append(&meter, upsert(n, &["a"])).await.unwrap();
     }
     assert_eq!(notes.marks(&meter).await.unwrap(), [32, 16, 1]);
     fold(&notes, 20, &[]).await;
@@ -254,9 +296,9 @@ async fn work_is_marked_at_the_first_and_each_16th_entry() {
 async fn an_append_to_a_dropped_collection_is_gone() {
     let (_world, store, notes) = World::with_collection().await;
     let meter = Meter::new();
-    notes.append(&meter, upsert(1, &["a"]), true).await.unwrap();
+    notes.append(&meter, upsert(1, &["a"])).await.unwrap();
     store.drop_collection(&meter, notes.name()).await.unwrap();
-    let e = notes.append(&meter, upsert(2, &["a"]), true).await.unwrap_err();
+    let e = notes.append(&meter, upsert(2, &["a"])).await.unwrap_err();
     assert_eq!(e.kind(), Kind::Gone);
     let e = notes.commit(&meter, notes.last_seen().unwrap(), Token(1), &Change::Drop).await.unwrap();
     assert!(e.into_result().is_err());
@@ -270,8 +312,8 @@ async fn a_cancelled_leader_loses_nobody() {
         let (world, _store, notes) = World::with_collection().await;
         world.storage.next_create_of("/wal/", Fault::LostReply);
         let meter = Meter::new();
-        let mut leader = Box::pin(notes.append(&meter, upsert(1, &["leader"]), true));
-        let mut follower = Box::pin(notes.append(&meter, upsert(2, &["follower"]), true));
+        let mut leader = Box::pin(notes.append(&meter, upsert(1, &["leader"])));
+        let mut follower = Box::pin(notes.append(&meter, upsert(2, &["follower"])));
         let mut answered = false;
         for _ in 0..polls {
             match futures::poll!(leader.as_mut()) {

@@ -156,7 +156,7 @@ impl Step {
                     let (meter, opened) = (&meter, &opened);
                     ledger.batch(batch, async move {
                         let collection = opened.as_ref().map_err(|e| Error::new(e.kind(), e.to_string()))?;
-                        let done = collection.append(meter, batch.pending(), *fresh && !again).await?;
+                        let done = collection.append(meter, batch.pending(!*fresh || again)).await?;
                         Ok(done.position)
                     })
                 });
@@ -167,7 +167,7 @@ impl Step {
                     let meter = &meter;
                     ledger.batch(batch, async move {
                         let rival = Collection::new(process.store.client().clone(), id());
-                        let done = rival.append(meter, batch.pending(), *fresh && !again).await?;
+                        let done = rival.append(meter, batch.pending(!*fresh || again)).await?;
                         Ok(done.position)
                     })
                 });
@@ -193,18 +193,16 @@ impl Step {
             Step::CompactTwice(batch) => {
                 let rival = || Collection::new(process.store.client().clone(), id());
                 let (first, second, third) = (rival(), rival(), rival());
-                let write = ledger.batch(batch, async {
-                    Ok(third.append(&meter, batch.pending(), !again).await?.position)
-                });
+                let write = ledger
+                    .batch(batch, async { Ok(third.append(&meter, batch.pending(again)).await?.position) });
                 let (x, y, z) = futures::join!(compact(&first, ledger), compact(&second, ledger), write);
                 x.and(y).and(z)
             }
             Step::Collect => collect(&process.first(), ledger).await,
             Step::CollectTwice(batch) => {
                 let (first, second, third) = (process.first(), process.first(), process.first());
-                let write = ledger.batch(batch, async {
-                    Ok(third.append(&meter, batch.pending(), !again).await?.position)
-                });
+                let write = ledger
+                    .batch(batch, async { Ok(third.append(&meter, batch.pending(again)).await?.position) });
                 let (x, y, z) = futures::join!(collect(&first, ledger), collect(&second, ledger), write);
                 x.and(y).and(z)
             }
@@ -229,7 +227,7 @@ async fn import(process: &Process, batches: &[Batch], ledger: &Ledger) -> Result
             let collection = process.open().await?;
             let sink = CollectionSink::new(collection, Meter::new(), None);
             let summary = Summary { rows: batch.rows.len() as u32, ..Summary::default() };
-            Ok(sink.append(batch.pending(), &summary).await?.position)
+            Ok(sink.append(batch.pending(true), &summary).await?.position)
         };
         first = first.and(ledger.batch(batch, send).await);
         if batch.token.0.is_multiple_of(2) {

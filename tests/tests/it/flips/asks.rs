@@ -270,7 +270,7 @@ fn record(id: &str, i: usize) -> Record {
         ("number", Value::Int(i as i64)),
         ("tags", Value::Strings(vec![format!("t{}", i % 4)])),
     ];
-    let expires_at = (i % 11 == 10).then_some(i64::MAX / 2);
+    let expires_at = (i % 11 == 10).then_some(*esker_format::record::TIMES_MS.end());
     let metadata = metadata.into_iter().filter(|(key, _)| *key != "number" || !i.is_multiple_of(5));
     Record {
         id: id.to_owned(),
@@ -309,6 +309,8 @@ fn body(world: &World, id: &CollectionId, seq: u64) {
     let block = Block { rows: 2, data: data.into() };
     let batches = [PendingBatch {
         token: Token(5),
+        given: true,
+        content: None,
         op: Op::Upsert,
         arrived_ms: 1_767_225_600_000,
         blocks: vec![block],

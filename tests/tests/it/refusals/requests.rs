@@ -7,7 +7,7 @@ use esker_compactor::Compactor;
 use esker_format::avro::container::Block;
 use esker_format::record::{Op, Record, Value};
 use esker_format::schema::{Column, ColumnType, Metric, Schema, Settings, VectorType};
-use esker_format::{Name, Result, limits};
+use esker_format::{Name, Result, Token, limits};
 use esker_ingest::import::{self, Overrides, Plan};
 use esker_ingest::{Body, CollectionSink, Ingest, WriteOptions};
 use esker_query::sql::{self, Param};
@@ -76,6 +76,10 @@ impl Process {
         let wrote = |ack: esker_ingest::Ack| format!("{} rows", ack.rows);
         match verb {
             "upsert" => self.ingest.upsert(meter, name, &records(body), None).await.map(wrote),
+            "keyed" => {
+                let token = Some(Token::from_key("order 7"));
+                self.ingest.upsert(meter, name, &records(body), token).await.map(wrote)
+            }
             "delete" => self
                 .ingest
                 .delete(meter, name, &json::<Vec<String>>(body), &WriteOptions::default())
@@ -228,7 +232,7 @@ pub async fn prepare(world: &World) -> Process {
         r#"upsert docs [{"id": "a", "vector": [1, 0, 0, 0], "metadata": {"section": "x", "year": 2020, "rating": 0.5,
             "draft": false, "tags": ["t"]}}, {"id": "b", "vector": [0, 1, 0, 0], "metadata": {"year": 2021}}]"#,
         r#"create {"name": "flat", "dimension": 2, "metric": "l2"}"#,
-        r#"upsert flat [{"id": "a", "vector": [1, 0], "metadata": {"views": 9007199254740993}}]"#,
+        r#"keyed flat [{"id": "a", "vector": [1, 0], "metadata": {"views": 9007199254740993}}]"#,
         r#"create {"name": "half", "dimension": 2, "metric": "cosine", "vector_type": "f16"}"#,
         r#"create {"name": "gone", "dimension": 2}"#,
         r#"create {"name": "full", "dimension": 1, "metric": "l2"}"#,

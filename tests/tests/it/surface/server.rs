@@ -5,9 +5,9 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use esker_format::record::Op;
-use esker_format::{Name, Result, Seq, Token};
+use esker_format::{Name, Result, Seq};
 use esker_ingest::{Body, Ingest, WriteOptions};
-use esker_query::service::{Deleted, Doomed, Tombstones, Untouched};
+use esker_query::service::{Called, Deleted, Doomed, Tombstones, Untouched};
 use esker_query::{Engine, Options, Service, sql};
 use esker_store::{Backend, Client, Meter, Seams, Store};
 use esker_tests::fault::FaultStore;
@@ -31,17 +31,11 @@ struct Writer(Ingest);
 
 #[async_trait]
 impl Tombstones for Writer {
-    async fn delete(
-        &self,
-        meter: &Meter,
-        name: &Name,
-        doomed: Doomed,
-        token: Option<Token>,
-    ) -> Result<Deleted> {
-        let options = WriteOptions { token, ..WriteOptions::default() };
+    async fn delete(&self, meter: &Meter, name: &Name, doomed: Doomed, called: Called) -> Result<Deleted> {
+        let (ingest, options) = (self.0.drawing(called.drawn), WriteOptions::from(called.given));
         let body = match doomed {
             Doomed::Ids(ids) => {
-                let ack = self.0.delete(meter, name, &ids, &options).await?;
+                let ack = ingest.delete(meter, name, &ids, &options).await?;
                 return Ok(Deleted {
                     position: ack.position,
                     deleted: ack.rows.into(),
@@ -51,7 +45,7 @@ impl Tombstones for Writer {
             Doomed::Container(file) => Body::Container(file),
             Doomed::Framed(payload) => Body::Framed(payload),
         };
-        let ack = self.0.write(meter, name, Op::Delete, body, &options).await?;
+        let ack = ingest.write(meter, name, Op::Delete, body, &options).await?;
         Ok(Deleted { position: ack.position, deleted: ack.rows.into(), duplicate: ack.duplicate })
     }
 

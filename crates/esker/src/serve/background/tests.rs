@@ -39,3 +39,13 @@ fn it_steps_back_further_each_time_and_not_forever() {
     (0..20).for_each(|_| known.step_back(START, 1.0));
     assert_eq!(known.not_before, START + MOST_BACK_OFF);
 }
+
+#[test]
+fn marks_are_listed_sooner_where_others_write_fast() {
+    let mut known = Known::default();
+    assert_eq!(known.folded(900, START), MARKS / 4);
+    // Eighty entries a second; then two in a while; then more than one may keep up with.
+    assert_eq!(known.folded(800, START + Duration::from_secs(10)), MARKS.mul_f64(225.0 / 800.0));
+    assert_eq!(known.folded(2, START + Duration::from_secs(20)), MARKS);
+    assert_eq!(known.folded(900, START + Duration::from_secs(21)), TICK);
+}

@@ -118,8 +118,8 @@ impl Lab {
     async fn append(&mut self, op: Op, rows: usize, data: Vec<u8>) {
         let token = Token(u128::from(self.random.next_u64()) << 64 | 1);
         let blocks = vec![Block { rows: rows as u64, data: Bytes::from(data) }];
-        let batch = PendingBatch { token, op, arrived_ms: 1_000, blocks };
-        self.collection.append(&self.meter, batch, true).await.unwrap();
+        let batch = PendingBatch { token, given: false, content: None, op, arrived_ms: 1_000, blocks };
+        self.collection.append(&self.meter, batch).await.unwrap();
     }
 
     pub async fn compact(&self) {

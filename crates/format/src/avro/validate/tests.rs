@@ -176,6 +176,71 @@ fn blocks_of_avro_arrays_and_maps_may_be_many_and_negative() {
 }
 
 #[test]
+fn content_is_that_of_the_records_in_any_encoding() {
+    let (settings, collection) = (l2(2), collection());
+    let rules = Rules { collection: &collection, op: Op::Upsert, settings: &settings };
+    let content = |bytes: &[u8]| validate(bytes, None, &rules).unwrap().content;
+    // As above, with the keys in the other order and another one that is null, against one block of each.
+    let vector = [2, 0, 0, 128, 63, 1, 8, 0, 0, 0, 64, 0];
+    let metadata = [&[2][..], b"\x02l\x06\x04", &[3, 14], b"\x02k\x06\x02\x02n\x00", &[0]].concat();
+    let ours = Record {
+        id: "a".into(),
+        vector: vec![1.0, 2.0],
+        metadata: [("k".into(), Value::Int(1)), ("l".into(), Value::Int(2))].into(),
+        ..Record::default()
+    };
+    let tail = [0, 0, 0, 0, 2, 0, 0, 0];
+    assert_eq!(content(&raw(b"a", &vector, &metadata, &tail)), content(&block(std::slice::from_ref(&ours))));
+    let named = Record { collection_id: "docs".into(), updated_at: 5, ..ours.clone() };
+    assert_eq!(
+        content(&block(&[named])),
+        content(&block(std::slice::from_ref(&ours))),
+        "said by the request"
+    );
+    let others = [
+        Record { id: "b".into(), ..ours.clone() },
+        Record { vector: vec![1.0, 2.5], ..ours.clone() },
+        Record {
+            metadata: [("k".into(), Value::Int(1)), ("l".into(), Value::Int(3))].into(),
+            ..ours.clone()
+        },
+        Record {
+            metadata: [("k".into(), Value::Int(2)), ("l".into(), Value::Int(1))].into(),
+            ..ours.clone()
+        },
+        Record { timestamp: 1, ..ours.clone() },
+        Record { created_at: 1, ..ours.clone() },
+        Record { expires_at: Some(0), ..ours.clone() },
+        Record { version: 2, ..ours.clone() },
+    ];
+    let mut all: Vec<_> = others.iter().map(|r| content(&block(std::slice::from_ref(r)))).collect();
+    all.push(content(&block(std::slice::from_ref(&ours))));
+    all.push(content(&block(&[ours.clone(), others[0].clone()])));
+    all.push(content(&block(&[others[0].clone(), ours])));
+    let distinct: std::collections::HashSet<_> = all.iter().collect();
+    assert_eq!(distinct.len(), all.len(), "{all:?}");
+}
+
+#[test]
+fn times_are_those_of_the_calendar() {
+    let ends = [*TIMES_MS.start(), *TIMES_MS.end()];
+    let good = |at| Record { timestamp: at, created_at: at, expires_at: Some(at), ..with("k", Value::Null) };
+    assert!(check(&ends.map(good), &l2(2)).is_ok());
+    for at in [ends[0] - 1, ends[1] + 1, i64::MIN, i64::MAX] {
+        let bad = [
+            ("timestamp", Record { timestamp: at, ..good(0) }),
+            ("created_at", Record { created_at: at, ..good(0) }),
+            ("expires_at", Record { expires_at: Some(at), ..good(0) }),
+        ];
+        for (field, record) in bad {
+            let error = check(&[good(0), record], &l2(2)).unwrap_err();
+            assert_eq!(error.field(), Some(&*format!("records[1].{field}")));
+            assert!(error.to_string().contains("to 9999-12-31"), "{error}");
+        }
+    }
+}
+
+#[test]
 fn deletes_carry_ids_alone() {
     let (settings, collection) = (l2(2), collection());
     let rules = Rules { collection: &collection, op: Op::Delete, settings: &settings };

@@ -1,5 +1,6 @@
 //! Reads payload blocks.
 
+use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::io::Read;
 use std::ops::Range;
@@ -7,12 +8,13 @@ use std::sync::Arc;
 
 use arrow::array::RecordBatch;
 
+use zstd::zstd_safe::{DCtx, ResetDirective};
+
 use super::batch::PayloadBatch;
-use super::{FALSE, FLOAT, INT, STRING, STRINGS, TRUE};
+use super::{FALSE, FLOAT, Head, INT, STRING, STRINGS, TRUE, head, row_count, text};
 use crate::error::{Error, Kind, Result};
 use crate::record::Value;
 use crate::schema::{ColumnType, Schema};
-use crate::segment::BLOCK_ROWS;
 use crate::segment::wire::Take;
 
 /// A block is refused above this many bytes: 32 rows of the largest batches stay below.
@@ -68,23 +70,28 @@ pub enum ValueAt<'a> {
 pub fn decode_block(object: &str, block: u32, bytes: &[u8], schema: &Arc<Schema>) -> Result<PayloadRows> {
     let raw = decompress(object, block, bytes)?;
     let mut t = Take::new(object, "payload block", &raw);
-    let (first, rows) = (t.u32()?, t.varint()?);
-    if u64::from(first) != u64::from(block) * u64::from(BLOCK_ROWS) || rows > u64::from(BLOCK_ROWS) {
-        return Err(t.corrupt(format!(
-            "it starts at row {first} and has {rows} rows, where block {block} should be"
-        )));
-    }
+    let rows = row_count(&mut t, block)?;
     let rows = (0..rows).map(|_| row(&mut t, schema)).collect::<Result<_>>()?;
     t.end()?;
     Ok(PayloadRows { schema: Arc::clone(schema), rows, bytes: raw })
 }
 
-fn decompress(object: &str, block: u32, bytes: &[u8]) -> Result<Vec<u8>> {
+thread_local! {
+    /// Kept between blocks: making one costs as much as decompressing a block.
+    static DECODER: RefCell<DCtx<'static>> = RefCell::new(DCtx::create());
+}
+
+pub(super) fn decompress(object: &str, block: u32, bytes: &[u8]) -> Result<Vec<u8>> {
     let failed =
         |e| Error::corrupt(object, format!("payload block {block} cannot be decompressed")).with_source(e);
-    let mut raw = Vec::with_capacity(bytes.len().saturating_mul(4).min(1 << 20));
-    let decoder = zstd::stream::read::Decoder::with_buffer(bytes).map_err(failed)?;
-    decoder.take(BLOCK_BYTES + 1).read_to_end(&mut raw).map_err(failed)?;
+    let mut raw = Vec::with_capacity(bytes.len().saturating_mul(8).min(1 << 20));
+    DECODER.with_borrow_mut(|context| {
+        // What was left of a block that could not be decompressed.
+        let reset = context.reset(ResetDirective::SessionOnly);
+        reset.map_err(|_| failed(std::io::Error::other("the decoder cannot be used again")))?;
+        let decoder = zstd::stream::read::Decoder::with_context(bytes, context);
+        decoder.take(BLOCK_BYTES + 1).read_to_end(&mut raw).map_err(failed)
+    })?;
     if raw.len() as u64 > BLOCK_BYTES {
         return Err(Error::corrupt(object, format!("payload block {block} is too large")));
     }
@@ -92,16 +99,8 @@ fn decompress(object: &str, block: u32, bytes: &[u8]) -> Result<Vec<u8>> {
 }
 
 fn row(t: &mut Take<'_>, schema: &Schema) -> Result<Row> {
-    let id = text(t)?;
-    let timestamp = t.signed()?;
-    let created = t.signed()?.wrapping_add(timestamp);
-    let updated = t.signed()?.wrapping_add(created);
-    let expires_at = match t.u8()? {
-        0 => None,
-        1 => Some(t.signed()?.wrapping_add(updated)),
-        other => return Err(t.corrupt(format!("an expiry starts with {other}"))),
-    };
-    let (version, seq) = (t.signed()?, t.signed()?);
+    let Head { id, times, expires_at, version } = head(t)?;
+    let seq = t.signed()?;
     let row = i32::try_from(t.signed()?).map_err(|_| t.corrupt("a row number exceeds 32 bits"))?;
     let count = t.varint()?;
     let mut values: Vec<(usize, At)> = Vec::new();
@@ -116,7 +115,28 @@ fn row(t: &mut Take<'_>, schema: &Schema) -> Result<Row> {
         };
         values.push((column, value(t, kind)?));
     }
-    Ok(Row { id, times: [timestamp, created, updated], expires_at, version, seq, row, values })
+    Ok(Row { id, times, expires_at, version, seq, row, values })
+}
+
+/// Passes over what follows the head of a row.
+pub(super) fn skip_values(t: &mut Take<'_>) -> Result<()> {
+    let (_seq, _row, count) = (t.signed()?, t.signed()?, t.varint()?);
+    for _ in 0..count {
+        let (_column, tag) = (t.varint_u32()?, t.u8()?);
+        match tag {
+            FALSE | TRUE => {}
+            INT => drop(t.signed()?),
+            FLOAT => drop(t.u64()?),
+            STRING => drop(t.run()?),
+            STRINGS => {
+                for _ in 0..t.varint_u32()? {
+                    t.run()?;
+                }
+            }
+            tag => return Err(t.corrupt(format!("a value has tag {tag}"))),
+        }
+    }
+    Ok(())
 }
 
 fn value(t: &mut Take<'_>, kind: ColumnType) -> Result<At> {
@@ -136,12 +156,6 @@ fn value(t: &mut Take<'_>, kind: ColumnType) -> Result<At> {
             return Err(t.corrupt(format!("a value has tag {tag} in a column of {}", kind.as_str())));
         }
     })
-}
-
-/// A text, checked, as its range.
-fn text(t: &mut Take<'_>) -> Result<Range<usize>> {
-    let length = t.text()?.len();
-    Ok(t.at() - length..t.at())
 }
 
 impl PayloadRows {

@@ -51,6 +51,37 @@ proptest! {
 }
 
 #[test]
+fn heads_are_those_of_the_rows() {
+    let batch = rows(75, &settings(3, VectorType::F32), 9);
+    let payload = write(&batch, 75);
+    let (mut heads, schema) = (RowHeads::default(), Arc::new(schema()));
+    for (number, block) in (0..).zip(blocks(&payload)) {
+        assert!(heads.push_block("i", number, block, 1 << 20).unwrap());
+        let rows = decode_block("i", number, block, &schema).unwrap();
+        for i in 0..rows.len() {
+            let head = heads.get(number * 32 + i as u32).unwrap();
+            let expected = RowHead {
+                id: rows.id(i),
+                times: rows.times(i),
+                expires_at: rows.expires_at(i),
+                version: rows.version(i),
+            };
+            assert_eq!(head, expected);
+        }
+    }
+    assert!(heads.get(75).is_none() && heads.bytes() < 75 * 64);
+    let full = heads.bytes();
+    assert!(!heads.push_block("i", 2, blocks(&payload)[2], full).unwrap(), "no room");
+    assert_eq!(heads.bytes(), full);
+    let e = heads.push_block("i", 1, blocks(&payload)[2], 1 << 20).unwrap_err();
+    assert_eq!((e.kind(), heads.bytes()), (Kind::Corrupt, full));
+    let cut = &blocks(&payload)[0][..20];
+    assert_eq!(heads.push_block("i", 0, cut, 1 << 20).unwrap_err().kind(), Kind::Corrupt);
+    // The decoder is none the worse for it.
+    assert!(heads.push_block("i", 0, blocks(&payload)[0], 1 << 20).unwrap());
+}
+
+#[test]
 fn rows_are_seen_one_by_one() {
     let batch = rows(40, &settings(3, VectorType::F32), 4);
     let payload = write(&batch, 40);

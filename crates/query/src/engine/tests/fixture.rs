@@ -131,15 +131,19 @@ impl World {
         Engine::new(Arc::new(Store::new(client(&self.objects))), options)
     }
 
-    /// A reader for which every segment is too large to be read whole. Takes the codes out of `head`, where those of
-    /// small segments ride.
+    /// A reader for which every segment is too large to be read whole.
     pub async fn probing(&self) -> Reader {
+        self.take_codes_from_head().await;
+        self.cold_with(Options { whole_codes: 0, ..Options::default() })
+    }
+
+    /// Takes the codes out of `head`, where those of small segments ride.
+    pub async fn take_codes_from_head(&self) {
         let path = Path::from(self.collection().await.keys().head());
         let bytes = self.objects.get(&path).await.unwrap().bytes().await.unwrap();
         let mut head = Head::decode("head", &bytes).unwrap();
         head.parts.iter_mut().for_each(|p| p.codes = None);
         self.objects.put(&path, PutPayload::from(head.encode().unwrap())).await.unwrap();
-        self.cold_with(Options { whole_codes: 0, ..Options::default() })
     }
 
     /// The true nearest of the rows that pass, nearest first.

@@ -54,6 +54,23 @@ async fn a_tail_alone_is_searched_exactly() {
 }
 
 #[tokio::test]
+async fn full_recall_is_exact() {
+    let mut world = World::compacted(1500, 4, Metric::L2, VectorType::F32).await;
+    world.fill(1500..1700).await;
+    world.compact().await;
+    // Overwrites rows of both segments.
+    world.fill(1450..1550).await;
+    let search = Search { min_recall: 1.0, ..searches(world.queries(40), 10) };
+    let held = world.cold();
+    held.warm(&Meter::new()).await.unwrap();
+    for (reader, rule) in [(world.cold(), "exact"), (held, "memory")] {
+        let (recall, reply) = world.recall(&reader, &search, ALL).await;
+        let explain = reply.explain.unwrap();
+        assert_eq!((recall, explain.rule, explain.estimated_recall), (1.0, rule, 1.0));
+    }
+}
+
+#[tokio::test]
 async fn several_segments_and_a_tail_are_one_answer() {
     let mut world = World::compacted(3000, 32, Metric::Cosine, VectorType::F32).await;
     world.fill(3000..3400).await;
@@ -65,7 +82,7 @@ async fn several_segments_and_a_tail_are_one_answer() {
     for reader in [world.cold(), world.probing().await] {
         let (recall, reply) = world.recall(&reader, &search, ALL).await;
         let explain = reply.explain.unwrap();
-        assert_eq!((explain.segments.len(), explain.tail_ids), (3, 20));
+        assert_eq!((explain.segments.len(), explain.tail_ids, explain.estimated_recall), (3, 20, 0.98));
         assert!(recall >= 0.97, "{recall}");
     }
 }

@@ -5,7 +5,7 @@ use arrow::array::{RecordBatch, StringArray};
 use async_trait::async_trait;
 use esker_format::avro::{container, encode_tombstone, framing};
 use esker_format::record::Record;
-use esker_format::{Name, Result, Seq, Token};
+use esker_format::{Name, Result, Seq};
 use esker_ingest::Ingest;
 use esker_store::Meter;
 use http::header::CONTENT_TYPE;
@@ -13,7 +13,7 @@ use http::{Method, Request, StatusCode};
 use serde_json::json;
 
 use super::fixture::{ARROW, AVRO, App, NDJSON, Writer};
-use crate::service::{Deleted, Doomed, Tombstones, Untouched};
+use crate::service::{Called, Deleted, Doomed, Tombstones, Untouched};
 
 const RECORDS: &str = "/v1/collections/docs/records";
 
@@ -76,7 +76,7 @@ struct Rival {
 
 #[async_trait]
 impl Tombstones for Rival {
-    async fn delete(&self, _: &Meter, _: &Name, _: Doomed, _: Option<Token>) -> Result<Deleted> {
+    async fn delete(&self, _: &Meter, _: &Name, _: Doomed, _: Called) -> Result<Deleted> {
         unreachable!("deletes are by filter here")
     }
 

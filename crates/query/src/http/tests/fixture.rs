@@ -7,7 +7,7 @@ use axum::Router;
 use axum::body::{Body, Bytes, to_bytes};
 use axum::response::Response;
 use esker_format::record::Op;
-use esker_format::{Name, Result, Seq, Token};
+use esker_format::{Name, Result, Seq};
 use esker_ingest::{Body as Written, Ingest, WriteOptions};
 use esker_store::open::Backend;
 use esker_store::{Client, Meter, Seams, Store};
@@ -18,28 +18,22 @@ use serde_json::{Value, json};
 use tower::ServiceExt;
 
 use crate::engine::{Engine, Options};
-use crate::service::{Deleted, Doomed, Service, Tombstones, Untouched};
+use crate::service::{Called, Deleted, Doomed, Service, Tombstones, Untouched};
 
 /// What a program does to let deletes through: this is all of it.
 pub(super) struct Writer(pub Ingest);
 
 #[async_trait]
 impl Tombstones for Writer {
-    async fn delete(
-        &self,
-        meter: &Meter,
-        name: &Name,
-        doomed: Doomed,
-        token: Option<Token>,
-    ) -> Result<Deleted> {
-        let options = WriteOptions { token, ..WriteOptions::default() };
+    async fn delete(&self, meter: &Meter, name: &Name, doomed: Doomed, called: Called) -> Result<Deleted> {
+        let (ingest, options) = (self.0.drawing(called.drawn), WriteOptions::from(called.given));
         let ack = match doomed {
-            Doomed::Ids(ids) => self.0.delete(meter, name, &ids, &options).await?,
+            Doomed::Ids(ids) => ingest.delete(meter, name, &ids, &options).await?,
             Doomed::Container(file) => {
-                self.0.write(meter, name, Op::Delete, Written::Container(file), &options).await?
+                ingest.write(meter, name, Op::Delete, Written::Container(file), &options).await?
             }
             Doomed::Framed(payload) => {
-                self.0.write(meter, name, Op::Delete, Written::Framed(payload), &options).await?
+                ingest.write(meter, name, Op::Delete, Written::Framed(payload), &options).await?
             }
         };
         Ok(Deleted { position: ack.position, deleted: ack.rows.into(), duplicate: ack.duplicate })

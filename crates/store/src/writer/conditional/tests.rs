@@ -2,7 +2,7 @@ use esker_format::Kind;
 use esker_format::append::LOSSES;
 
 use super::*;
-use crate::collection::tests::{Fault, World, upsert};
+use crate::collection::tests::{Fault, World, given, upsert};
 
 fn hashes(notes: &Collection, ids: &[&str]) -> Arc<HashSet<u64>> {
     Arc::new(ids.iter().map(|id| notes.id().hash_id(id)).collect())
@@ -10,7 +10,7 @@ fn hashes(notes: &Collection, ids: &[&str]) -> Arc<HashSet<u64>> {
 
 async fn claim(notes: &Collection, token: u128, read_at: Seq, id: &str) -> Result<Claimed> {
     let (meter, ids) = (Meter::new(), hashes(notes, &[id]));
-    notes.turn(&meter).await.append_at(&meter, upsert(token, &[id]), false, read_at, &ids).await
+    notes.turn(&meter).await.append_at(&meter, given(upsert(token, &[id])), read_at, &ids).await
 }
 
 fn at(position: Seq) -> Claimed {
@@ -23,8 +23,8 @@ async fn only_entries_about_the_ids_are_in_the_way() {
     let meter = Meter::new();
     assert_eq!(claim(&notes, 1, 0, "a").await.unwrap(), at(1));
     let rival = world.reopen(2).await;
-    rival.append(&meter, upsert(2, &["b"]), true).await.unwrap();
-    rival.append(&meter, upsert(3, &["c"]), true).await.unwrap();
+    rival.append(&meter, upsert(2, &["b"])).await.unwrap();
+    rival.append(&meter, upsert(3, &["c"])).await.unwrap();
     // Read at 1 and overtaken by 2 and 3: lost slots are looked at, and the next is taken.
     assert_eq!(claim(&notes, 4, 1, "a").await.unwrap(), at(4));
     assert_eq!(claim(&notes, 5, 1, "a").await.unwrap(), Claimed::Touched);
@@ -42,7 +42,7 @@ async fn large_entries_are_judged_by_their_id_hashes() {
     let rival = world.reopen(2).await;
     let many: Vec<String> = (0..40_000).map(|i| format!("record number {i}")).collect();
     let many: Vec<&str> = many.iter().map(String::as_str).collect();
-    rival.append(&Meter::new(), upsert(1, &many), true).await.unwrap();
+    rival.append(&Meter::new(), upsert(1, &many)).await.unwrap();
     assert_eq!(claim(&notes, 2, 0, "record number 7").await.unwrap(), Claimed::Touched);
     assert_eq!(claim(&notes, 3, 0, "another").await.unwrap(), at(2));
     let touched = notes.touched_since(&Meter::new(), 0, &hashes(&notes, &["another", "third"])).await;
@@ -56,8 +56,8 @@ async fn after_eight_losses_the_caller_is_told_to_wait() {
     let mut turn = notes.turn(&meter).await;
     for loss in 1..=LOSSES {
         let read_at = notes.snapshot(&meter).await.unwrap().position;
-        rival.append(&meter, upsert(100 + u128::from(loss), &["a"]), true).await.unwrap();
-        let claimed = turn.append_at(&meter, upsert(1, &["a"]), true, read_at, &hashes(&notes, &["a"])).await;
+        rival.append(&meter, upsert(100 + u128::from(loss), &["a"])).await.unwrap();
+        let claimed = turn.append_at(&meter, upsert(1, &["a"]), read_at, &hashes(&notes, &["a"])).await;
         if loss < LOSSES {
             assert_eq!(claimed.unwrap(), Claimed::Touched);
             continue;
@@ -98,8 +98,8 @@ async fn a_cancelled_claim_holds_nobody_up() {
             tokio::time::advance(Duration::from_millis(3)).await;
         }
         drop(claiming);
-        let next = notes.append(&meter, upsert(2, &["b"]), true).await.unwrap();
-        let before = notes.snapshot(&meter).await.unwrap().named(Token(1));
+        let next = notes.append(&meter, upsert(2, &["b"])).await.unwrap();
+        let before = notes.snapshot(&meter).await.unwrap().written(Token(1), Content(0)).unwrap();
         assert_eq!(next.position, 1 + before.iter().len() as Seq, "{polls}");
         match claim(&notes, 1, 0, "a").await.unwrap() {
             Claimed::Appended(done) => assert_eq!(done.repeated, before.is_some(), "{polls}"),

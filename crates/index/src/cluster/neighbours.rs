@@ -1,0 +1,70 @@
+//! The true neighbours of some queries among rows that come in blocks, as matrix products.
+
+use super::panels::{Best, Panels};
+use super::{Rows, all, parallel};
+use crate::Metric;
+use crate::codes::inverse_norm;
+use crate::sums::dot;
+
+/// Most neighbours of a query, one of which may be the query itself.
+const MOST: usize = 11;
+/// Rows packed as one task: whole panels.
+const PACKED: usize = 1024;
+/// Queries compared as one task: few enough to keep every thread busy.
+const QUERIES: usize = 60;
+
+/// The 11 nearest rows of each query so far.
+pub struct Neighbours {
+    d: usize,
+    metric: Metric,
+    /// Normalised under cosine.
+    queries: Vec<f32>,
+    best: Vec<Best<MOST>>,
+}
+
+impl Neighbours {
+    /// Queries of d values each.
+    pub fn new(metric: Metric, d: usize, mut queries: Vec<f32>) -> Self {
+        for query in queries.chunks_exact_mut(d) {
+            let inverse = inverse_norm(metric, query);
+            query.iter_mut().for_each(|x| *x *= inverse);
+        }
+        let best = vec![Best::NONE; queries.len() / d];
+        Neighbours { d, metric, queries, best }
+    }
+
+    /// Compares all queries with rows (n·d values), whose numbers start at `first`; rows come in order of number. The
+    /// result depends neither on `threads` nor on how rows are cut into blocks.
+    pub fn offer(&mut self, first: u32, rows: &[f32], threads: usize) {
+        let (d, metric) = (self.d, self.metric);
+        let mut packed: Vec<Option<Panels>> = Vec::new();
+        packed.resize_with((rows.len() / d).div_ceil(PACKED), || None);
+        parallel::for_chunks(threads, &mut packed, 1, |part, out| {
+            let part_rows = rows[part * PACKED * d..].chunks_exact(d).take(PACKED);
+            let points = part_rows.map(|row| match metric {
+                Metric::L2 => (row, 1.0, (dot(row, row) / 2.0) as f32),
+                Metric::Cosine | Metric::Dot => (row, inverse_norm(metric, row), 0.0),
+            });
+            out[0] = Some(Panels::of(d, points).numbered(first + (part * PACKED) as u32));
+        });
+        let queries = Rows::plain(&self.queries, d);
+        let ids = all(self.best.len());
+        parallel::for_chunks(threads, &mut self.best, QUERIES, |chunk, best| {
+            let ids = &ids[chunk * QUERIES..][..best.len()];
+            packed.iter().flatten().for_each(|panels| panels.nearest(&queries, ids, best));
+        });
+    }
+
+    /// Of each query its up to `k` (at most 10) nearest rows but the one numbered `own`, best first, with their scores
+    /// (cosine: cos, l2: −distance, dot: the product).
+    pub fn nearest(&self, query: usize, own: u32, k: usize) -> Vec<(f32, u32)> {
+        let q = &self.queries[query * self.d..][..self.d];
+        let square = dot(q, q);
+        let score = |value: f32| match self.metric {
+            Metric::L2 => -((square - 2.0 * f64::from(value)).max(0.0).sqrt() as f32),
+            Metric::Cosine | Metric::Dot => value,
+        };
+        let best = self.best[query].entries().filter(|(_, row)| *row != own);
+        best.take(k.min(MOST - 1)).map(|(value, row)| (score(value), row)).collect()
+    }
+}

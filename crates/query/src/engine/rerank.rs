@@ -1,0 +1,155 @@
+//! Exact vectors and payload of the rows that are worth it, and their distances: the last wave of a cold search.
+
+use std::collections::HashMap;
+use std::ops::Range;
+
+use esker_format::Result;
+use esker_index::TopK;
+use esker_store::Meter;
+
+use super::Reader;
+use super::load::Part;
+use super::scene::Scene;
+use crate::ranges::{Shape, Thrift};
+use crate::search::estimate::Candidate;
+use crate::search::{Asked, Place};
+use crate::segment::{Payload, Vectors};
+
+/// Requests of the wave after codes were read whole, with few requests, as far as that wastes little …
+const AFTER_ALL: Thrift = Thrift { requests: 48, waste: 1 << 20 };
+/// … and after leaves were probed.
+const AFTER_PROBING: Thrift = Thrift { requests: 32, waste: 3 << 19 };
+/// Of candidates that would take more requests than this the least likely are left out …
+const MOST_REQUESTS: usize = 64;
+/// … unless more recall than this is asked for.
+const FRUGAL: f32 = 0.98 + 1e-6;
+
+/// The rows to measure.
+pub(crate) enum Wanted {
+    /// Per segment.
+    Rows(Vec<Vec<u32>>),
+    /// By their codes: the likeliest first, of which at least so many.
+    Candidates(Vec<Candidate>, usize),
+}
+
+impl Wanted {
+    fn ordinals(&self, number: u32) -> Vec<u32> {
+        match self {
+            Wanted::Rows(rows) => rows[number as usize].clone(),
+            Wanted::Candidates(all, _) => {
+                all.iter().filter(|c| c.segment == number).map(|c| c.ordinal).collect()
+            }
+        }
+    }
+
+    /// How many, in `parts` segments.
+    pub fn count(&self, parts: usize) -> u64 {
+        (0..parts as u32).map(|number| self.ordinals(number).len() as u64).sum()
+    }
+}
+
+/// Where payload blocks of a segment lie.
+type Places = Vec<(u32, Range<u64>)>;
+
+impl Reader {
+    /// Exact vectors and payload of the rows to measure: one wave. Leaves out candidates that cost too many requests.
+    pub(super) async fn read_rows(
+        &self,
+        meter: &Meter,
+        scene: &Scene<'_>,
+        wanted: &mut Wanted,
+    ) -> Result<Vec<(Vectors, Payload)>> {
+        let (parts, client) = (&scene.loaded.parts, self.client());
+        let places = (0u32..).zip(parts).map(|(number, part)| {
+            let (meter, ordinals) = (meter.fork(), wanted.ordinals(number));
+            async move { part.segment.payload_places(client, &meter, ordinals).await }
+        });
+        let places: Vec<Places> = futures::future::try_join_all(places).await?;
+        let thrift = if scene.loaded.whole { AFTER_ALL } else { AFTER_PROBING };
+        let gap = match wanted {
+            Wanted::Rows(_) => thrift.gap([]),
+            Wanted::Candidates(all, least) => {
+                if scene.min_recall <= FRUGAL {
+                    all.truncate(affordable(parts, all, *least, &places, thrift));
+                }
+                thrift.gap(lists(parts, all, &places).iter().map(Vec::as_slice))
+            }
+        };
+        let shape = Shape::Gap(gap);
+        let reads = (0u32..).zip(parts).zip(&places).map(|((number, part), places)| {
+            let (vectors_meter, payload_meter) = (meter.fork(), meter.fork());
+            let (segment, wanted) = (&part.segment, &*wanted);
+            async move {
+                let ordinals = wanted.ordinals(number);
+                let blocks: Vec<u32> = ordinals.iter().map(|o| segment.header.payload_block_of(*o)).collect();
+                let places: Places = places.iter().filter(|(b, _)| blocks.contains(b)).cloned().collect();
+                let payload =
+                    segment.read_payload_at(client, &payload_meter, &scene.view.schema, &places, shape);
+                let vectors = async {
+                    match wanted {
+                        Wanted::Rows(_) => {
+                            segment.read_vectors_alone(client, &vectors_meter, &ordinals).await
+                        }
+                        Wanted::Candidates(all, _) => {
+                            let own = all.iter().filter(|c| c.segment == number);
+                            let own: Vec<(u32, u16)> = own.map(|c| (c.ordinal, c.check)).collect();
+                            segment.read_vectors(client, &vectors_meter, &own, shape).await
+                        }
+                    }
+                };
+                futures::try_join!(vectors, payload)
+            }
+        });
+        futures::future::try_join_all(reads).await
+    }
+
+    /// Adds the rows that were read to the tail's, without those whose id the tail touched.
+    pub(super) fn measure(
+        &self,
+        scene: &Scene<'_>,
+        asked: &Asked,
+        mut best: TopK<Place>,
+        read: &[(Vectors, Payload)],
+        wanted: &Wanted,
+    ) -> TopK<Place> {
+        for ((number, part), (vectors, payload)) in (0u32..).zip(&scene.loaded.parts).zip(read) {
+            for ordinal in wanted.ordinals(number) {
+                let (Some(bytes), Some(id)) = (vectors.get(ordinal), payload.id(ordinal)) else { continue };
+                if scene.resolved || !scene.view.tail.touches(id) {
+                    let distance = asked.exact.row_bytes(part.segment.width(), bytes);
+                    best.push(distance, (number, u64::from(ordinal)));
+                }
+            }
+        }
+        best
+    }
+}
+
+/// How many of the candidates, the likeliest first, can be read with as many requests as there may be; at least `least`.
+fn affordable(parts: &[Part], all: &[Candidate], least: usize, places: &[Places], thrift: Thrift) -> usize {
+    let (mut low, mut high) = (least.min(all.len()), all.len());
+    while low < high {
+        let middle = low + (high - low).div_ceil(2);
+        let lists = lists(parts, &all[..middle], places);
+        match thrift.requests(lists.iter().map(Vec::as_slice)) <= MOST_REQUESTS {
+            true => low = middle,
+            false => high = middle - 1,
+        }
+    }
+    low
+}
+
+/// The ranges of candidates' vectors and payload blocks, a list per file.
+fn lists(parts: &[Part], candidates: &[Candidate], places: &[Places]) -> Vec<Vec<Range<u64>>> {
+    let (mut vectors, mut payload) = (vec![Vec::new(); parts.len()], vec![Vec::new(); parts.len()]);
+    let blocks: Vec<HashMap<u32, &Range<u64>>> =
+        places.iter().map(|all| all.iter().map(|(block, range)| (*block, range)).collect()).collect();
+    // What is held costs no request.
+    for c in candidates.iter().filter(|c| !parts[c.segment as usize].segment.is_held()) {
+        let (i, header) = (c.segment as usize, &parts[c.segment as usize].segment.header);
+        vectors[i].push(header.rows().vector_range(c.ordinal));
+        payload[i].extend(blocks[i].get(&header.payload_block_of(c.ordinal)).copied().cloned());
+    }
+    vectors.extend(payload);
+    vectors
+}
