@@ -1,5 +1,5 @@
 //! Rows as a search returns them: id, metadata, times, version, seq and row, row-major in zstd blocks (with frame
-//! checksum) of [`BLOCK_ROWS`](super::BLOCK_ROWS) rows in ordinal order.
+//! checksum) of [`BLOCK_ROWS`] rows in ordinal order.
 //!
 //! A block, uncompressed: `first ordinal u32 · rows varint`, then per row, integers as zigzag varints unless stated:
 //! id (length varint, UTF-8) · timestamp · created_at − timestamp · updated_at − created_at · u8 1 and expires_at −
