@@ -141,6 +141,15 @@ fn name(schema: &Avro) -> String {
     }
 }
 
+/// Refuses a schema of which a small file may cost much, for whoever reads its values in another way. One that only others
+/// can parse is left to them.
+///
+/// # Errors
+/// Invalid, saying what it has.
+pub fn check_schema(schema_json: &str) -> Result<()> {
+    Avro::parse_str(schema_json).map_or(Ok(()), |schema| check_cost(&schema))
+}
+
 fn check_cost(schema: &Avro) -> Result<()> {
     let refuse = |m| Error::invalid("avro.schema", m);
     match Cost::default().of(schema, 0).map_err(refuse)? {

@@ -7,7 +7,7 @@ use arrow::array::RecordBatch;
 use arrow_avro::reader::ReaderBuilder;
 use bytes::Bytes;
 use esker_format::avro::container::{self, Block, Codec, MAGIC};
-use esker_format::avro::foreign::Normaliser;
+use esker_format::avro::foreign::{self, Normaliser};
 use esker_format::avro::{Rules, validate};
 use esker_format::record::{Op, Record};
 use esker_format::schema::{Column, Metric, Schema, Settings, VectorType};
@@ -38,6 +38,7 @@ impl<R: BufRead> File<R> {
     pub(crate) fn open(mut reader: R) -> Result<Self> {
         let header = Bytes::from(header(&mut reader)?);
         let container = container::read(&header)?;
+        foreign::check_schema(&container.schema_json)?;
         Ok(File { reader, header, schema_json: container.schema_json, codec: container.codec })
     }
 
@@ -79,27 +80,35 @@ impl<R: BufRead> File<R> {
         put_long(&mut file, 0);
         let marker = [0u8; 16];
         file.extend_from_slice(&marker);
-        let (start, mut rows) = (file.len(), 0usize);
-        while file.len() - start < COLUMN_BYTES
+        let (mut data, mut rows) = (Vec::new(), 0u64);
+        while data.len() < COLUMN_BYTES
             && let Some(block) = self.next()?
         {
-            rows = rows.saturating_add(usize::try_from(block.rows).unwrap_or(usize::MAX));
-            put_long(&mut file, block.rows as i64);
-            put_bytes(&mut file, &block.data);
-            file.extend_from_slice(&marker);
+            rows = rows.saturating_add(block.rows);
+            data.extend_from_slice(&block.data);
         }
-        if rows == 0 {
+        if rows == 0 && data.is_empty() {
             return Ok(None);
         }
+        // A row of columns has a vector, which takes a byte at least.
+        let size = usize::try_from(rows).ok().filter(|rows| *rows > 0 && *rows <= data.len());
+        let size = size.ok_or_else(|| damaged("a block has another number of records than it announces"))?;
+        // Said to have a record more than a batch takes: arrow-avro 59 never returns where bytes follow the last record of
+        // a block; so it asks for the next one instead, and there must be none.
+        put_long(&mut file, size as i64 + 1);
+        put_bytes(&mut file, &data);
+        file.extend_from_slice(&marker);
         let wrong = |e: arrow::error::ArrowError| {
             Error::invalid("file", format!("the Avro file cannot be read: {e}"))
         };
-        // A decoder for each group of blocks: arrow-avro 59 miscounts unions after its first batch. No record takes
-        // less than no byte at all, so the bytes bound the rows of a batch.
-        let size = rows.min(file.len()).max(1);
+        // A decoder for each group of blocks: it also miscounts unions after its first batch.
         let mut reader =
             ReaderBuilder::new().with_batch_size(size).build(Cursor::new(file)).map_err(wrong)?;
-        reader.next().transpose().map_err(wrong)
+        let batch = reader.next().transpose().map_err(wrong)?;
+        match reader.next() {
+            None => Ok(batch),
+            Some(_) => Err(damaged("a block has another number of records than it announces")),
+        }
     }
 
     /// The records of a file whose schema is that of records.

@@ -183,6 +183,56 @@ fn a_damaged_avro_file_is_refused_at_every_length() {
     }
 }
 
+/// An uncompressed Avro file of one block that is said to have `rows` records.
+fn avro(schema: &str, rows: i64, data: &[u8]) -> Vec<u8> {
+    let bytes = |b: &[u8]| [long(b.len() as i64), b.to_vec()].concat();
+    let header =
+        [b"Obj\x01".to_vec(), long(1), bytes(b"avro.schema"), bytes(schema.as_bytes()), long(0)].concat();
+    let marker = [7; 16];
+    [&header[..], &marker, &long(rows), &bytes(data), &marker].concat()
+}
+
+fn long(n: i64) -> Vec<u8> {
+    let (mut out, mut rest) = (Vec::new(), (n as u64) << 1);
+    while rest > 0x7f {
+        out.push(rest as u8 | 0x80);
+        rest >>= 7;
+    }
+    out.push(rest as u8);
+    out
+}
+
+/// Thirty bytes of it say that there are 2^60 values.
+#[test]
+fn an_avro_array_of_items_without_bytes_is_refused() {
+    let schema = r#"{"type": "record", "name": "R", "fields": [
+        {"name": "v", "type": {"type": "array", "items": "float"}},
+        {"name": "n", "type": {"type": "array", "items": "null"}}]}"#;
+    let row = [long(1), 1f32.to_le_bytes().to_vec(), long(0), long(1 << 60), long(0)].concat();
+    let dir = TempDir::new().unwrap();
+    let e = inspect(&write(&dir, "x.avro", &avro(schema, 1, &row)), &Overrides::default()).unwrap_err();
+    assert_eq!((e.kind(), e.field()), (Kind::Invalid, Some("avro.schema")), "{e}");
+    assert!(e.to_string().contains("items take no bytes"), "{e}");
+}
+
+#[test]
+fn an_avro_block_has_the_records_that_it_announces() {
+    let schema = r#"{"type": "record", "name": "R", "fields": [
+        {"name": "key", "type": "string"},
+        {"name": "v", "type": {"type": "array", "items": "float"}}]}"#;
+    let row = |key: &str| {
+        let vector = [long(2), 1f32.to_le_bytes().to_vec(), 2f32.to_le_bytes().to_vec(), long(0)].concat();
+        [long(key.len() as i64), key.as_bytes().to_vec(), vector].concat()
+    };
+    let three = [row("a"), row("b"), row("c")].concat();
+    let dir = TempDir::new().unwrap();
+    for (rows, sound) in [(0, false), (1, false), (2, false), (3, true), (4, false), (i64::MAX / 2, false)] {
+        let found = inspect(&write(&dir, "x.avro", &avro(schema, rows, &three)), &Overrides::default());
+        assert_eq!(found.is_ok(), sound, "{rows}");
+        assert!(found.err().is_none_or(|e| e.kind() == Kind::Invalid), "{rows}");
+    }
+}
+
 #[test]
 fn vectors_must_fit_the_collection() {
     let dir = TempDir::new().unwrap();
