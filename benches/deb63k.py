@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Measures the deb63k data set: import, compaction, recall under every filter, speed beside the peer, cold searches.
 
-Run it through benches/deb63k.sh, which builds and installs what it needs. Writes one JSON file; benches/tables.py makes
+Run it through benches/run.sh, which builds and installs what it needs. Writes one JSON file; benches/tables.py makes
 the tables from it. Speeds are medians over the rounds; Esker and the peer take turns within a round.
 """
 

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Measures `esker serve`: what HTTP adds to a warm search, single and bulk upserts, many clients at once.
 
-Run it through benches/http.sh. The client is a blocking socket that sends bytes made before and reads until the reply is
+Run it through benches/run.sh. The client is a blocking socket that sends bytes made before and reads until the reply is
 complete; it is decoded after the clock stopped. What such a client costs by itself is measured, too: /healthz.
 """
 

@@ -3,8 +3,8 @@
 #
 # DEB63K  the folder with base.parquet, queries.parquet and ground_truth.json
 # WORK    a folder for the generated sets and their stores, which are kept: 7 GB free for each set of a million rows
-# PART    deb63k    import, filters, cold, and LanceDB in turns (benches/deb63k.sh)
-#         http      what HTTP adds (benches/http.sh)
+# PART    deb63k    import, filters, cold, and LanceDB in turns
+#         http      what HTTP adds
 #         storage   bytes of the compacted deb63k beside its JSON
 #         churn     deletes of a query's own rows; ten rounds of overwrites, deletes and new rows
 #         cold      fresh processes over S3, beside LanceDB and infino
@@ -29,16 +29,9 @@ parts=${*:-deb63k http storage churn cold curves sets tables}
 cd "$here/.."
 
 packages=(duckdb==2.0.0 faiss-cpu==1.15.1 fastavro==1.13.1 hnswlib==0.8.0 infino==0.11.0 lancedb==0.40.0 numpy==2.4.6 pyarrow==26.0.1)
-key=$(printf '%s\n' "${packages[@]}" "$(python3 --version)" | sha256sum | cut -c1-12)
-venv=${XDG_CACHE_HOME:-$HOME/.cache}/esker/peers-$key
-if [[ ! -f $venv/complete ]]; then
-  rm -rf "$venv"
-  python3 -m venv "$venv"
-  # hnswlib has no wheel and is compiled for this processor: a C++ compiler is needed.
-  "$venv/bin/pip" install --quiet --disable-pip-version-check "${packages[@]}"
-  touch "$venv/complete"
-fi
-python=$venv/bin/python
+# hnswlib has no wheel and is compiled for this processor: a C++ compiler is needed.
+source scripts/venv.sh
+python=$(venv peers "${packages[@]}")
 
 if [[ -z ${ESKER:-} || -z ${S3_SERVER:-} ]]; then
   cargo build --release --locked -p esker -p esker-tests --bin esker --bin s3-server

@@ -16,15 +16,8 @@ if [[ -z $esker ]]; then
   esker=target/debug/esker
 fi
 
-# One environment per set of pins, kept between runs.
-key=$(printf '%s\n' "${clients[@]}" "$(python3 --version)" | sha256sum | cut -c1-12)
-venv=${XDG_CACHE_HOME:-$HOME/.cache}/esker/clients-$key
-if [[ ! -f $venv/complete ]]; then
-  rm -rf "$venv"
-  python3 -m venv "$venv"
-  "$venv/bin/pip" install --quiet --disable-pip-version-check "${clients[@]}"
-  touch "$venv/complete"
-fi
+source scripts/venv.sh
+python=$(venv clients "${clients[@]}")
 tools=${XDG_CACHE_HOME:-$HOME/.cache}/esker/stacks/bin
 PATH=$tools:$PATH
 if ! command -v grpcurl >/dev/null && command -v go >/dev/null; then
@@ -85,7 +78,6 @@ client() {
   fi
 }
 
-python=$venv/bin/python
 client curl scripts/clients/with_curl.sh
 client requests "$python" scripts/clients/with_requests.py
 client boto3 "$python" scripts/clients/with_boto3.py
@@ -107,9 +99,9 @@ if [[ -n ${SCHEMATHESIS:-} ]]; then
   # place of positive_data_acceptance is a check of ours, which names the fields that a schema cannot say all of.
   hooks=$PWD/scripts/clients/schemathesis_hooks.py
   # It leaves what it found in the folder where it runs.
-  if (cd "$SCRATCH" && SCHEMATHESIS_HOOKS=$hooks timeout "$SCHEMATHESIS" "$venv/bin/schemathesis" run "$ESKER_HTTP/openapi.json" --url "$ESKER_HTTP" --seed 4 \
+  if (cd "$SCRATCH" && SCHEMATHESIS_HOOKS=$hooks timeout "$SCHEMATHESIS" "${python%/*}/schemathesis" run "$ESKER_HTTP/openapi.json" --url "$ESKER_HTTP" --seed 4 \
     --max-examples 20 --exclude-checks positive_data_acceptance --phases examples,coverage,fuzzing --request-timeout 10) >"$SCRATCH/schemathesis" 2>&1; then
-    printf '%-16s %-8s ok      %s\n' schemathesis "$("$venv/bin/schemathesis" --version | grep -oE '[0-9.]+$')" \
+    printf '%-16s %-8s ok      %s\n' schemathesis "$("${python%/*}/schemathesis" --version | grep -oE '[0-9.]+$')" \
       "$(grep -oE '[0-9]+ generated.*' "$SCRATCH/schemathesis" | tail -n 1)"
   else
     failed=1

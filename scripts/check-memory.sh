@@ -25,14 +25,8 @@ limit=$(((memory + slack) * 1024))
 collection=memory-$(date +%s)
 if [ ! -e "$file" ]; then
     packages=(numpy==2.4.6 pyarrow==26.0.1)
-    venv=${XDG_CACHE_HOME:-$HOME/.cache}/esker/generate-$(printf '%s\n' "${packages[@]}" "$(python3 --version)" | sha256sum | cut -c1-12)
-    if [ ! -f "$venv/complete" ]; then
-        rm -rf "$venv"
-        python3 -m venv "$venv"
-        "$venv/bin/pip" install --quiet --disable-pip-version-check "${packages[@]}"
-        touch "$venv/complete"
-    fi
-    "$venv/bin/python" scripts/generate.py "$rows" "$dim" "$file"
+    source scripts/venv.sh
+    "$(venv generate "${packages[@]}")" scripts/generate.py "$rows" "$dim" "$file"
 fi
 export ESKER_MEMORY="${memory}MiB" ESKER_SCRATCH="$work/scratch"
 failed=0

@@ -12,14 +12,7 @@ if [[ -z $esker ]]; then
   esker=target/debug/esker
 fi
 
-# One environment per set of pins, kept between runs.
-key=$(printf '%s\n' "${readers[@]}" "$(python3 --version)" | sha256sum | cut -c1-12)
-venv=${XDG_CACHE_HOME:-$HOME/.cache}/esker/readers-$key
-if [[ ! -f $venv/complete ]]; then
-  rm -rf "$venv"
-  python3 -m venv "$venv"
-  "$venv/bin/pip" install --quiet --disable-pip-version-check "${readers[@]}"
-  touch "$venv/complete"
-fi
+source scripts/venv.sh
+python=$(venv readers "${readers[@]}")
 
-exec "$venv/bin/python" scripts/check-readers.py "$esker"
+exec "$python" scripts/check-readers.py "$esker"

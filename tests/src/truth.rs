@@ -101,7 +101,7 @@ pub fn check(world: &World, id: &CollectionId, ledger: &Ledger, read: &mut Read)
     let entries = stored.entries(newest);
     let truth = Truth { rows: newest_of(writes(&entries)), manifests, entries };
     truth.check_batches(ledger);
-    let pinned = stored.pinned();
+    let pinned = stored.pinned(&truth.manifests);
     for manifest in &truth.manifests {
         // INV-3 holds for what is retained or pinned.
         if manifest.version >= truth.newest().floors.version || pinned.contains(&manifest.version) {
@@ -153,17 +153,23 @@ impl Stored<'_> {
         first.unwrap_or_else(|| panic!("INV-3: {key} never was"))
     }
 
-    /// Versions with a lease that was not released and is not over.
-    fn pinned(&self) -> BTreeSet<u64> {
+    /// Versions with a lease that was not released, is not over, and was put before a floor gave the version up: of a later
+    /// one the holder learns from the register that it does not hold.
+    fn pinned(&self, manifests: &[Manifest]) -> BTreeSet<u64> {
         let pins = self.world.keys(&self.keys.pins_prefix());
         let now_ms = self.world.now_ms();
+        let modified_ms = |key: &str| {
+            let object = self.world.object(&Path::from(key));
+            object.map_or(i64::MAX, |o| o.meta.last_modified.timestamp_millis())
+        };
         let version = |key: String| match Key::parse(&key) {
             Ok(Key::Of(_, Part::Pin(version, _))) => {
                 let lease = Lease::decode(&key, &self.body(&key)).unwrap_or_else(|e| panic!("{e}"));
-                let object = self.world.object(&Path::from(key.as_str()));
-                let modified_ms = object.map_or(i64::MAX, |o| o.meta.last_modified.timestamp_millis());
-                let ends_ms = modified_ms.saturating_add_unsigned(lease.ttl_ms + PIN_MARGIN_MS);
-                (!lease.released && now_ms < ends_ms).then_some(version)
+                let put_ms = modified_ms(&key);
+                let ends_ms = put_ms.saturating_add_unsigned(lease.ttl_ms + PIN_MARGIN_MS);
+                let given_up = manifests.iter().find(|m| m.floors.version > version);
+                let in_time = given_up.is_none_or(|m| put_ms <= modified_ms(&self.keys.manifest(m.version)));
+                (!lease.released && now_ms < ends_ms && in_time).then_some(version)
             }
             other => panic!("{key}: {other:?}"),
         };
@@ -201,7 +207,7 @@ impl Stored<'_> {
         let manifests: Vec<Manifest> = versions.iter().map(&mut read).collect();
         let newest = manifests.last();
         let (floor, end) = newest.map_or((0, false), |m| (m.floors.version, m.dropped));
-        let pinned = self.pinned();
+        let pinned = self.pinned(&manifests);
         for stub in stubs {
             let below = stub < floor || end && stub < versions.len() as u64;
             assert!(below && (end || !pinned.contains(&stub)), "version {stub} is a stub and retained");
@@ -384,6 +390,9 @@ impl Truth {
         }
         kept.reverse();
         assert_eq!(kept, manifest.recent, "the tokens of version {version}");
+        let lost = recent.iter().filter(|r| !kept.contains(r));
+        let forgotten_ms = lost.filter_map(|r| r.token.drawn_ms()).max().unwrap_or(0);
+        assert_eq!(forgotten_ms, manifest.forgotten_ms, "what version {version} forgot");
     }
 
     /// After a collection that kept nothing but the newest version: no name lies there that nothing refers to.

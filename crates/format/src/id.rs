@@ -18,7 +18,23 @@ pub type Version = u64;
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Token(pub u128);
 
+/// The first two bytes of a drawn token. A hash or a client's own token begins so once in 65,536.
+const DRAWN: u128 = 0xE5CE;
+
 impl Token {
+    /// A token for a batch that its caller gave none: it tells when it was drawn, so that a collection which forgets such
+    /// tokens by age can still tell what it may have forgotten. 64 of `bits` are taken.
+    pub fn drawn(bits: u128, now_ms: i64) -> Self {
+        let ms = u128::try_from(now_ms).unwrap_or(0) & 0xFFFF_FFFF_FFFF;
+        Token(DRAWN << 112 | ms << 64 | bits & u128::from(u64::MAX))
+    }
+
+    /// When it was drawn, by the clock of its writer, in milliseconds since the epoch; `None` of another token.
+    pub fn drawn_ms(self) -> Option<i64> {
+        let ms = (self.0 >> 64) as i64 & 0xFFFF_FFFF_FFFF;
+        (self.0 >> 112 == DRAWN).then_some(ms)
+    }
+
     /// A token for a caller's idempotency key: equal keys give equal tokens.
     pub fn of_key(key: &[u8]) -> Self {
         Token(xxh3_128(key))

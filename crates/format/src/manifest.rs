@@ -38,6 +38,10 @@ pub struct Manifest {
     pub hashes: Hashes,
     /// Tokens of batches at or below the watermark, for idempotency, oldest first; bounded by [`Recent::keep`].
     pub recent: Vec<Recent>,
+    /// The latest time of drawing among the drawn tokens that are no longer in `recent`; 0 before the first. Of those
+    /// drawn later, and of no others, it is known whether they were folded.
+    #[serde(default)]
+    pub forgotten_ms: i64,
     /// What may have been deleted.
     pub floors: Floors,
     /// The collection is gone: no entry follows.
@@ -151,8 +155,10 @@ impl Recent {
     }
 
     /// Lets go of what is too old by the newest arrival `at_ms`, and of the oldest beyond the most that a manifest has.
-    pub fn keep(recent: &mut Vec<Recent>, at_ms: i64) {
+    /// Returns when the last of the drawn tokens among these was drawn; 0 if there is none.
+    pub fn keep(recent: &mut Vec<Recent>, at_ms: i64) -> i64 {
         let (mut given, mut drawn) = (limits::TOKENS, limits::DRAWN_TOKENS);
+        let mut forgotten_ms = 0;
         recent.reverse();
         recent.retain(|r| {
             let (left, age) = match r.given {
@@ -161,9 +167,13 @@ impl Recent {
             };
             let kept = *left > 0 && r.at_ms >= at_ms.saturating_sub(age);
             *left -= usize::from(kept);
+            if !kept {
+                forgotten_ms = forgotten_ms.max(r.token.drawn_ms().unwrap_or(0));
+            }
             kept
         });
         recent.reverse();
+        forgotten_ms
     }
 }
 
@@ -326,6 +336,7 @@ impl NameRecord {
             segments: Vec::new(),
             hashes: Hashes::default(),
             recent: Vec::new(),
+            forgotten_ms: 0,
             floors: Floors::default(),
             dropped: false,
         })

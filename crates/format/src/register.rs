@@ -145,7 +145,7 @@ fn publish(m: &mut Manifest, p: &Publish) -> Result<(), Refusal> {
     }
     let newest = p.recent.iter().map(|r| r.at_ms).max().unwrap_or(i64::MIN);
     m.recent.extend_from_slice(&p.recent);
-    Recent::keep(&mut m.recent, newest);
+    m.forgotten_ms = m.forgotten_ms.max(Recent::keep(&mut m.recent, newest));
     Ok(())
 }
 

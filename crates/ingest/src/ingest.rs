@@ -198,7 +198,7 @@ impl Ingest {
     }
 
     fn attempt(&self, token: Option<Token>) -> Attempt {
-        let drawn = || self.drawn.unwrap_or_else(|| self.store.client().seams().token());
+        let drawn = || self.drawn.unwrap_or_else(|| self.store.client().seams().batch_token());
         Attempt { token: token.unwrap_or_else(drawn), given: token.is_some(), sent: AtomicBool::new(false) }
     }
 

@@ -58,6 +58,11 @@ impl Seams {
         Token(self.random.bits())
     }
 
+    /// A token for a batch that its caller gave none.
+    pub fn batch_token(&self) -> Token {
+        Token::drawn(self.random.bits(), self.clock.now_ms())
+    }
+
     /// A uniform share of `most`: "full jitter" of an exponential backoff.
     pub fn jitter(&self, most: Duration) -> Duration {
         most.mul_f64(self.random.unit())

@@ -172,7 +172,11 @@ impl Write {
                 Outcome::Refused { id, found }
             }
             (Kind::Conflict, _) => {
-                assert!(e.retry_after().is_some(), "a write without a rival met a conflict: {e}");
+                let forgotten = text.contains("can no longer be told");
+                assert!(
+                    forgotten || e.retry_after().is_some(),
+                    "a write without a rival met a conflict: {e}"
+                );
                 Outcome::Failed
             }
             (Kind::Busy | Kind::Unavailable, _) => Outcome::Failed,

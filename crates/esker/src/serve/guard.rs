@@ -308,7 +308,7 @@ impl Shell {
         if rule.scope != Scope::Write || !of_records {
             return None;
         }
-        let named = Named::new(self.seams.token());
+        let named = Named::new(self.seams.batch_token());
         // What is no key is refused by the handler; that of gRPC may be in the message, too, which the handler reads.
         if surface == Surface::Rest
             && let Ok(Some(key)) = esker_proto::rest::idempotency_key(request.headers())

@@ -43,6 +43,13 @@ fn the_newest_tokens_are_kept() {
     assert_eq!((given.len(), given[0]), (limits::TOKENS, 12_000 - 2 * limits::TOKENS));
     assert_eq!((drawn.len(), drawn[0]), (limits::DRAWN_TOKENS, 12_001 - 2 * limits::DRAWN_TOKENS));
     assert!(kept.is_sorted(), "oldest first");
+    // What is forgotten leaves the time at which the last of it was drawn.
+    let drawn = |ms: i64| Recent { token: Token::drawn(7, ms), ..at(0, false, ms) };
+    let mut recent =
+        vec![drawn(1), drawn(3), drawn(2), at(9, false, 4), drawn(limits::DRAWN_RETENTION_MS + 5)];
+    assert_eq!(Recent::keep(&mut recent, limits::DRAWN_RETENTION_MS + 2), 1);
+    assert_eq!(Recent::keep(&mut recent, limits::DRAWN_RETENTION_MS + 4), 3);
+    assert_eq!((recent.len(), Recent::keep(&mut recent, limits::DRAWN_RETENTION_MS + 5)), (2, 0));
 }
 
 #[test]

@@ -10,7 +10,7 @@ use esker_format::wal::PendingBatch;
 use esker_format::{Content, Error, Kind, Result, Seq, Token};
 use tokio::sync::{MutexGuard, oneshot};
 
-use super::dedup::{Written, find};
+use super::dedup::{Written, find, forgotten_token};
 use super::{Appended, CONTENDED_AFTER, Group, Queued, lost};
 use crate::collection::{Collection, Known, Slot, live};
 use crate::meter::Meter;
@@ -196,15 +196,17 @@ impl Snapshot {
     /// What became of an earlier write under this token, in the tail or folded a while ago.
     ///
     /// # Errors
-    /// `Conflict` if that was a write of other content.
+    /// `Conflict` if that was a write of other content, or may have been forgotten.
     pub fn written(&self, token: Token, content: Content) -> Result<Option<Appended>> {
         let in_tail = self
             .tail
             .iter()
             .find_map(|entry| Some(Written::in_log(entry.seq(), find(&entry.entry.batches, token)?)));
         let folded = || self.manifest.recent.iter().find(|r| r.token == token).map(Written::folded);
-        let written = in_tail.or_else(folded);
-        written.map(|written| written.answer(token, Some(content), true)).transpose()
+        match in_tail.or_else(folded) {
+            Some(written) => written.answer(token, Some(content), true).map(Some),
+            None => forgotten_token(&self.manifest, token).map_or(Ok(None), Err),
+        }
     }
 }
 

@@ -43,6 +43,7 @@ impl Collection {
                     group.acknowledge_folded(&newest);
                     known = self.known().ok_or_else(forgotten)?;
                 }
+                group.refuse_forgotten(&known.manifest);
                 return Ok(known);
             }
             // Folded and collected: a newer manifest has its tokens.
@@ -170,6 +171,16 @@ impl Group {
         });
     }
 
+    /// Refuses the batches of which no one can tell any more whether an earlier write has them.
+    fn refuse_forgotten(&mut self, manifest: &Manifest) {
+        for queued in std::mem::take(&mut self.batches) {
+            match forgotten_token(manifest, queued.batch.token) {
+                Some(e) if queued.batch.given => drop(queued.reply.send(Err(e))),
+                _ => self.batches.push(queued),
+            }
+        }
+    }
+
     /// The slot is another's for good: what remains is encoded anew for a later one.
     pub(super) fn lose_slot(&mut self) {
         self.target = None;
@@ -201,6 +212,16 @@ fn in_slots(known: &Known, queued: &Queued, floor: Seq) -> Option<Written> {
         Some(Written::in_log(*seq, batch))
     };
     known.slots.range(floor + 1..).find_map(of_slot)
+}
+
+/// What to say of a write that was tried before under this token, if the manifest may have forgotten it.
+pub(super) fn forgotten_token(manifest: &Manifest, token: Token) -> Option<Error> {
+    token.drawn_ms().filter(|at| *at <= manifest.forgotten_ms).map(|_| {
+        let message =
+            format!("whether the write of token {token} was done can no longer be told: it was too long ago");
+        Error::new(Kind::Conflict, message)
+            .with_hint("nothing was written now; read the records, and write what is missing under a new key")
+    })
 }
 
 /// A token that names another write.

@@ -153,25 +153,60 @@ async fn a_token_names_one_content() {
     assert_eq!(notes.snapshot(&meter).await.unwrap().position, 2);
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_drawn_token_that_may_be_forgotten_is_refused() {
+    let (world, _store, notes) = World::with_collection().await;
+    let meter = Meter::new();
+    let drawn = |at_ms: i64| Token::drawn(7, at_ms).0;
+    notes.append(&meter, upsert(drawn(1_000), &["a"])).await.unwrap();
+    // Minutes later another is folded with it.
+    let late = limits::DRAWN_RETENTION_MS + 1_001;
+    let newest = fold_batches(&notes, 1, [(drawn(1_000), 1_000), (drawn(late), late)]).await;
+    assert_eq!((newest.recent.len(), newest.forgotten_ms), (1, 1_000));
+    for writer in [notes.clone(), world.reopen(2).await] {
+        for forgotten in [drawn(1_000), drawn(1)] {
+            let e = writer.append(&meter, given(upsert(forgotten, &["a"]))).await.unwrap_err();
+            assert_eq!(e.kind(), Kind::Conflict, "{e}");
+            assert!(e.to_string().contains("can no longer be told"), "{e}");
+            let snapshot = writer.snapshot(&meter).await.unwrap();
+            let e = snapshot.written(Token(forgotten), Content(1)).unwrap_err();
+            assert_eq!((e.kind(), snapshot.position), (Kind::Conflict, 1));
+        }
+    }
+    // Later ones are known, and written if they are not; a client's own token has no age.
+    assert!(notes.append(&meter, given(upsert(drawn(late), &["a"]))).await.unwrap().repeated);
+    for fresh in [drawn(1_001), 5] {
+        assert!(!notes.append(&meter, given(upsert(fresh, &["a"]))).await.unwrap().repeated);
+    }
+    // In the tail it is found however old it is.
+    assert!(notes.append(&meter, given(upsert(drawn(1_001), &["a"]))).await.unwrap().repeated);
+}
+
 /// Folds `to` entries away, as a compaction would whose rows were all deleted again.
 async fn fold(notes: &Collection, to: u64, tokens: &[u128]) -> Arc<Manifest> {
+    let given = tokens.iter().map(|t| Recent { given: true, ..batch(*t, 1_000) });
+    fold_recent(notes, to, given.collect()).await
+}
+
+/// Likewise, with batches whose tokens were drawn.
+async fn fold_batches<const N: usize>(notes: &Collection, to: u64, drawn: [(u128, i64); N]) -> Arc<Manifest> {
+    fold_recent(notes, to, drawn.map(|(token, at_ms)| batch(token, at_ms)).into()).await
+}
+
+fn batch(token: u128, at_ms: i64) -> Recent {
+    Recent { token: Token(token), seq: 1, rows: 1, at_ms, given: false, content: Some(Content(1)) }
+}
+
+async fn fold_recent(notes: &Collection, to: u64, recent: Vec<Recent>) -> Arc<Manifest> {
     let meter = Meter::new();
     let base = notes.manifest(&meter).await.unwrap();
     let hash = SetHash::of("x", to, 0);
-    let recent = tokens.iter().map(|t| Recent {
-        token: Token(*t),
-        seq: 1,
-        rows: 1,
-        at_ms: 1_000,
-        given: true,
-        content: Some(Content(1)),
-    });
     let publish = Publish {
         base: base.version,
         fold: (base.watermark, to),
         accepted: hash,
         pruned: hash,
-        recent: recent.collect(),
+        recent,
         ..Publish::default()
     };
     let token = notes.client().seams().token();
