@@ -70,7 +70,7 @@ fn the_written_form_stands() {
             r#""at_ms":1700000000000,"settings":{"dimension":4,"metric":"cosine","vector_type":"f32"},"schema":[],"#,
             r#""watermark":0,"segments":[],"hashes":{"accepted":"00000000000000000000000000000000","#,
             r#""live":"00000000000000000000000000000000","pruned":"00000000000000000000000000000000"},"#,
-            r#""recent":[],"floors":{"wal":0,"base":0,"version":0},"dropped":false}"#
+            r#""recent":[],"forgotten_ms":0,"floors":{"wal":0,"base":0,"version":0},"dropped":false}"#
         )
     );
 }
