@@ -23,8 +23,8 @@ const TYPES: [&str; 5] = [
     "application/x-esker-avro",
     "application/vnd.apache.arrow.stream",
 ];
-/// Requests to one store, which keeps what was written.
-const REQUESTS: u32 = 500;
+/// Requests to one store, which keeps what was written: a patch reads all of it.
+const REQUESTS: u32 = 60;
 
 struct Server {
     runtime: Runtime,

@@ -1,9 +1,10 @@
 //! Protocol buffers of the record and the services. The code is generated and committed, as is the descriptor
 //! set; `tests/generated.rs` proves that both are current. [`rest`] is what HTTP and gRPC
-//! share, [`grpc`] what the gRPC services do.
+//! share, [`grpc`] what the gRPC services do, [`refusal`] what is said before a service is asked.
 
 pub mod access;
 pub mod grpc;
+pub mod refusal;
 pub mod rest;
 
 /// Package `esker.v1`.

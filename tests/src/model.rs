@@ -6,11 +6,13 @@
 //! create answers 409 though nothing landed, a put lands late, and `head` goes backwards.
 
 mod commit;
+mod inbox;
 mod properties;
 mod reader;
 mod state;
 mod writer;
 
+pub use inbox::{Inbox, InboxAction, InboxWeakening};
 pub use state::{Fate, State};
 
 use esker_format::Seq;

@@ -163,7 +163,7 @@ async fn play(env: &Arc<Env>) {
             seats.push(Seat::new(number, role, steps, rng.random()));
         }
     };
-    seat(Role::Writer, 2, plan.writes);
+    seat(Role::Writer, plan.writers, plan.writes);
     seat(Role::Reader, 3, plan.reads);
     seat(Role::Compactor, 2, plan.folds);
     seat(Role::Collector, plan.collectors, plan.collections);

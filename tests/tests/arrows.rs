@@ -13,9 +13,10 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("esker-index", &[]),
     ("esker-proto", &["esker-format"]),
     ("esker-store", &["esker-format"]),
-    ("esker-ingest", &["esker-format", "esker-store", "esker-proto"]),
-    ("esker-compactor", &["esker-format", "esker-store", "esker-index"]),
-    ("esker-query", &["esker-format", "esker-store", "esker-index", "esker-proto"]),
+    ("esker-function", &["esker-format", "esker-store", "esker-proto"]),
+    ("esker-ingest", &["esker-format", "esker-store", "esker-proto", "esker-function"]),
+    ("esker-compactor", &["esker-format", "esker-store", "esker-index", "esker-function"]),
+    ("esker-query", &["esker-format", "esker-store", "esker-index", "esker-proto", "esker-function"]),
     (
         "esker",
         &[
@@ -34,8 +35,15 @@ const ARROWS: &[(&str, &[&str])] = &[
 const TEST_PACKAGES: &[&str] = &["esker-tests", "esker-benches"];
 
 /// Crates whose Lambda function or library must stay free of the SQL engine.
-const WITHOUT_DATAFUSION: &[&str] =
-    &["esker-format", "esker-index", "esker-proto", "esker-store", "esker-ingest", "esker-compactor"];
+const WITHOUT_DATAFUSION: &[&str] = &[
+    "esker-format",
+    "esker-index",
+    "esker-proto",
+    "esker-store",
+    "esker-function",
+    "esker-ingest",
+    "esker-compactor",
+];
 
 /// C libraries and the TLS stacks that bring them; TLS here is rustls with ring.
 const BANNED: &[&str] = &["aws-lc-rs", "aws-lc-sys", "openssl", "openssl-sys", "native-tls"];

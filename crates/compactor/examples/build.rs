@@ -3,7 +3,8 @@
 //! `build rows ROWS DIMENSION MEMORY_MIB [SCRATCH_DIR]` builds generated rows, out of memory with a directory, and prints
 //! its stages: milliseconds of CPU of all threads, and of the clock.
 //! `build leaves BASE.parquet QUERIES.parquet [TARGET]` clusters the vectors of a file and prints how many leaves the true
-//! neighbours of the queries lie in. `THREADS` is 2 unless it is set.
+//! neighbours of the queries lie in, and how many if each row had a copy in a second leaf (RFC 0011). `THREADS` is 2
+//! unless it is set.
 #![allow(clippy::print_stdout, clippy::disallowed_methods, clippy::disallowed_macros)]
 
 use std::error::Error;
@@ -28,6 +29,8 @@ type Result<T> = std::result::Result<T, Box<dyn Error>>;
 
 /// Neighbours asked for.
 const K: usize = 10;
+/// Rows whose copies are looked for.
+const COPIED: usize = 10_000;
 /// Rows of a generated batch.
 const BATCH: usize = 4096;
 
@@ -224,41 +227,86 @@ fn leaves(d: usize, base: &[f32], queries: &[f32], target: usize) {
     let bits = pick_bits(n, d);
     let encoded = Centroids::encode(bits, n, d, &clustering.centroids);
     let Ok(centroids) = Centroids::decode(bits, n, d, &encoded) else { return };
-    let mut sizes = vec![0usize; n];
-    clustering.assignment.iter().for_each(|leaf| sizes[*leaf as usize] += 1);
-    let (mut places, mut rows_before) = (Vec::new(), Vec::new());
-    for (query, truth) in queries.chunks_exact(d).zip(truth(d, base, queries, metric)) {
-        let scores = centroids.scores(metric, query);
-        let mut order: Vec<usize> = (0..n).collect();
-        order.sort_by(|a, b| scores[*b].total_cmp(&scores[*a]));
-        let (mut place, mut rows) = (vec![0; n], vec![0; n]);
-        let mut sum = 0;
-        for (at, leaf) in order.into_iter().enumerate() {
-            sum += sizes[leaf];
-            (place[leaf], rows[leaf]) = (at + 1, sum);
-        }
-        for row in truth {
-            let leaf = clustering.assignment[row as usize] as usize;
-            places.push(place[leaf]);
-            rows_before.push(rows[leaf]);
-        }
-    }
-    places.sort_unstable();
-    rows_before.sort_unstable();
-    sizes.sort_unstable();
-    let at =
-        |values: &[usize], share: f64| values[((share * values.len() as f64).ceil() as usize).max(1) - 1];
-    print!(
-        "{n} leaves of {}..{}..{} rows, {bits} bits, {} ms of CPU; probes (rows)",
-        sizes[0],
-        sizes[n / 2],
-        sizes[n - 1],
+    let mut sizes = vec![0f64; n];
+    clustering.assignment.iter().for_each(|leaf| sizes[*leaf as usize] += 1.0);
+    let mut sorted = sizes.clone();
+    sorted.sort_unstable_by(f64::total_cmp);
+    println!(
+        "{n} leaves of {}..{}..{} rows, {bits} bits, {} ms of CPU",
+        sorted[0],
+        sorted[n / 2],
+        sorted[n - 1],
         spent.as_millis()
     );
-    for share in [0.9, 0.95, 0.98, 0.99] {
-        print!(" {share}: {} ({})", at(&places, share), at(&rows_before, share));
+    let second = |row: usize| {
+        let own = clustering.assignment[row] as usize;
+        second_leaf(&base[row * d..][..d], own, &clustering.centroids)
+    };
+    // Which leaves the copies go to is found for some rows, which stand for all.
+    let every = (base.len() / d / COPIED).max(1);
+    let mut with_copies = sizes.clone();
+    (0..base.len() / d).step_by(every).for_each(|row| with_copies[second(row)] += every as f64);
+    let truth = truth(d, base, queries, metric);
+    let scores: Vec<Vec<f32>> = queries.chunks_exact(d).map(|q| centroids.scores(metric, q)).collect();
+    for (what, sizes, copies) in [("each row once", &sizes, false), ("and a copy", &with_copies, true)] {
+        let (mut places, mut rows_before) = (Vec::new(), Vec::new());
+        for (scores, truth) in scores.iter().zip(&truth) {
+            let mut order: Vec<usize> = (0..n).collect();
+            order.sort_by(|a, b| scores[*b].total_cmp(&scores[*a]));
+            let mut place = vec![(0.0, 0.0); n];
+            let mut sum = 0.0;
+            for (at, leaf) in order.into_iter().enumerate() {
+                sum += sizes[leaf];
+                place[leaf] = (at as f64 + 1.0, sum);
+            }
+            for row in truth {
+                let own = place[clustering.assignment[*row as usize] as usize];
+                let (at, rows) = match copies {
+                    true => [own, place[second(*row as usize)]]
+                        .into_iter()
+                        .fold(own, |a, b| if b.0 < a.0 { b } else { a }),
+                    false => own,
+                };
+                places.push(at);
+                rows_before.push(rows);
+            }
+        }
+        places.sort_unstable_by(f64::total_cmp);
+        rows_before.sort_unstable_by(f64::total_cmp);
+        let at =
+            |values: &[f64], share: f64| values[((share * values.len() as f64).ceil() as usize).max(1) - 1];
+        print!("{what}: probes (rows)");
+        for share in [0.9, 0.95, 0.98, 0.99] {
+            print!(" {share}: {:.0} ({:.0})", at(&places, share), at(&rows_before, share));
+        }
+        println!();
     }
-    println!();
+}
+
+/// The leaf that a copy of a row goes to: near, and on another side of it than its own (SOAR, arXiv 2404.00774, λ = 1).
+fn second_leaf(row: &[f32], own: usize, centroids: &[f32]) -> usize {
+    let dot = |a: &[f32], b: &[f32]| {
+        let mut sums = [0f32; 16];
+        for (a, b) in a.chunks(16).zip(b.chunks(16)) {
+            sums.iter_mut().zip(a.iter().zip(b)).for_each(|(sum, (a, b))| *sum += a * b);
+        }
+        sums.iter().sum::<f32>()
+    };
+    let d = row.len();
+    let length = dot(row, row).sqrt().max(f32::MIN_POSITIVE);
+    let row: Vec<f32> = row.iter().map(|x| x / length).collect();
+    let residual: Vec<f32> = row.iter().zip(&centroids[own * d..][..d]).map(|(x, c)| x - c).collect();
+    let residual_length = dot(&residual, &residual).sqrt().max(f32::MIN_POSITIVE);
+    let along = dot(&row, &residual);
+    let mut best = (f32::INFINITY, own);
+    for (leaf, c) in centroids.chunks_exact(d).enumerate().filter(|(leaf, _)| *leaf != own) {
+        let parallel = (along - dot(c, &residual)) / residual_length;
+        let loss = dot(c, c) - 2.0 * dot(&row, c) + parallel * parallel;
+        if loss < best.0 {
+            best = (loss, leaf);
+        }
+    }
+    best.1
 }
 
 /// The true neighbours of each query.

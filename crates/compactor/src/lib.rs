@@ -14,6 +14,7 @@ mod marks;
 mod parallel;
 pub mod scratch;
 mod versions;
+pub mod work;
 
 pub use build::{BuildOptions, BuiltSegment, Target, build_segment};
 pub use collect::{CollectOptions, Collected, Collector, Item, Plan, Reason};

@@ -112,6 +112,13 @@ pub enum Command {
     /// Measure recall, speed and requests with a file of queries
     #[command(after_help = "Example:\n  esker eval notes queries.parquet -k 10 --filter \"topic = 'music'\"")]
     Eval(Eval),
+    /// Compute what queries, writes and a month of idling cost with functions on S3
+    #[command(
+        after_help = "Examples:\n  esker cost\n  esker cost notes --queries 1000000 --upserts 1000000 --prices prices.json\n\n\
+        Requests are counted by doing the operations: queries on the collection, which is only read, writes in memory.\n\
+        How long functions run is assumed; the assumptions are in the file of prices."
+    )]
+    Cost(Cost),
     /// Fold the log into clustered, indexed segments
     #[command(after_help = "Example:\n  esker compact notes")]
     Compact(Compact),
@@ -379,6 +386,25 @@ pub enum Key {
         #[arg(long, env = "ESKER_KEYS", hide_env_values = true, value_name = "FILE")]
         keys: PathBuf,
     },
+}
+
+#[derive(Debug, ClapArgs)]
+pub struct Cost {
+    /// The collection [default: one of 10,000 made rows, in memory]
+    pub collection: Option<String>,
+    /// Queries, of one vector each
+    #[arg(long, value_name = "N", default_value_t = 1_000_000)]
+    pub queries: u64,
+    /// Rows that are written
+    #[arg(long, visible_alias = "rows", value_name = "N", default_value_t = 1_000_000)]
+    pub upserts: u64,
+    /// Rows of one write
+    #[arg(long, value_name = "ROWS", default_value_t = crate::cost::ROWS_PER_CALL,
+        value_parser = clap::value_parser!(u64).range(1..=10_000))]
+    pub batch: u64,
+    /// A file of prices, in the form that --format json shows under `prices` [default: AWS, us-east-1]
+    #[arg(long, value_name = "FILE")]
+    pub prices: Option<PathBuf>,
 }
 
 #[derive(Debug, ClapArgs)]

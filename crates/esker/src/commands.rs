@@ -2,6 +2,7 @@
 
 mod collection;
 mod compact;
+pub mod cost;
 mod delete;
 mod demo;
 mod doctor;
@@ -50,6 +51,7 @@ pub async fn run(args: Args, output: &Output) -> Result<()> {
         Command::Delete(delete) => delete::run(delete, store, output).await,
         Command::Sql(sql) => sql::run(sql, store, resources, output).await,
         Command::Eval(eval) => eval::run(eval, store, output).await,
+        Command::Cost(cost) => cost::run(cost, store, output).await,
         Command::Compact(compact) => compact::run(&compact.collection, store, resources, output).await,
         Command::Gc(gc) => gc::run(gc, store, output).await,
         Command::Manifest(verb) => show::manifest(verb, store, output).await,

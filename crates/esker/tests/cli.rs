@@ -111,6 +111,7 @@ fn help() {
         "delete",
         "sql",
         "eval",
+        "cost",
         "compact",
         "manifest show",
         "wal show",

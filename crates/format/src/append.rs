@@ -2,6 +2,7 @@
 //! together mean, which entries are a snapshot's tail, and whether a tail is complete.
 
 use crate::id::Seq;
+use crate::limits;
 use crate::manifest::{Floors, Manifest, RegisterEntry};
 
 /// The slot to try: nobody puts n + 1 unless n was seen or is at or below the watermark, so slots stay dense.
@@ -130,6 +131,30 @@ pub fn claim(between: Between, losses: u32) -> Claim {
         Between::Untouched => Claim::Put,
         Between::Touched => Claim::Evaluate,
     }
+}
+
+/// Slots whose headers were all read: those after `after`, up to `to`, without a gap.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Headers {
+    /// The slot before the first.
+    pub after: Seq,
+    /// The last.
+    pub to: Seq,
+}
+
+/// Whether a batch that was offered in the inbox after the slot `tail` may be put into the slot after `read`, if none of
+/// these headers names it. `floor` is the log floor of the newest version, found *after* they were read.
+///
+/// Its writer offered it when it was in no slot up to `tail` and could not land there any more. Whoever puts it later has
+/// read each slot since, and a floor at or below `tail` proves that what was read is the first that was ever there: so it
+/// is in none of them. Two who do this at once put the same slot, which has one winner.
+pub fn may_take(tail: Seq, read: &Headers, floor: Seq) -> bool {
+    read.after <= tail && tail <= read.to && floor <= tail && read.to - tail < limits::INBOX_REACH
+}
+
+/// Whether an object of the inbox can never become part of an entry again, by anyone who lists it from now on.
+pub fn is_past(tail: Seq, floor: Seq) -> bool {
+    tail < floor
 }
 
 #[cfg(test)]

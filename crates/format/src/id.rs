@@ -18,7 +18,7 @@ pub type Version = u64;
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Token(pub u128);
 
-/// The first two bytes of a drawn token. A hash or a client's own token begins so once in 65,536.
+/// The first two bytes of a drawn token.
 const DRAWN: u128 = 0xE5CE;
 
 impl Token {
@@ -35,9 +35,10 @@ impl Token {
         (self.0 >> 112 == DRAWN).then_some(ms)
     }
 
-    /// A token for a caller's idempotency key: equal keys give equal tokens.
+    /// A token for a caller's idempotency key: equal keys give equal tokens, and none gives a drawn one.
     pub fn of_key(key: &[u8]) -> Self {
-        Token(xxh3_128(key))
+        let hash = xxh3_128(key);
+        Token(if hash >> 112 == DRAWN { !hash } else { hash })
     }
 
     /// The token that a client's text stands for: itself if it is one (32 lowercase hex digits, as in an error's
@@ -274,3 +275,6 @@ impl<'de> Deserialize<'de> for SetHash {
         u128::from_str_radix(&s, 16).map(SetHash).map_err(serde::de::Error::custom)
     }
 }
+
+#[cfg(test)]
+mod tests;

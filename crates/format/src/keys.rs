@@ -114,7 +114,8 @@ impl Keys {
     pub fn body(&self, until: Seq, token: Token) -> String {
         format!("{}body/{}-{token}.avro", self.prefix, descending(until))
     }
-    /// `inbox/{~tail}-{token}`: a contended batch that waits to be combined.
+    /// `inbox/{~tail}-{token}`: contended batches of one writer that wait to be combined, named after the first of them; or,
+    /// with the token 0, an empty object: who made it combines what waits into the slot after `tail`.
     pub fn inbox(&self, tail: Seq, token: Token) -> String {
         format!("{}inbox/{}-{token}", self.prefix, descending(tail))
     }

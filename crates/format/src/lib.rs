@@ -11,6 +11,7 @@ pub mod keys;
 pub mod limits;
 pub mod manifest;
 pub mod pin;
+pub mod quantity;
 pub mod record;
 pub mod register;
 pub mod schema;

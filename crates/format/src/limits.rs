@@ -2,6 +2,10 @@
 
 /// Most slots after the one it was uploaded for that may name a body.
 pub const BODY_REACH: u64 = 256;
+/// Slots after its tail that may take a batch from the inbox.
+pub const INBOX_REACH: u64 = 256;
+/// Bytes of the batches that are offered together in the inbox; more are put by their own writer.
+pub const INBOX_BYTES: usize = INLINE_BYTES / 4;
 /// Bytes of a collection name.
 pub const NAME_BYTES: usize = 64;
 /// Bytes of a record id.
@@ -38,6 +42,8 @@ pub const EXACT_INT: i64 = 1 << 53;
 pub const TOKEN_RETENTION_MS: i64 = 24 * 60 * 60 * 1000;
 /// Most of these in a manifest: the newest.
 pub const TOKENS: usize = 4_096;
+/// A drawn token is refused whose time of drawing is further ahead than this: clocks are not that wrong.
+pub const TOKEN_AHEAD_MS: i64 = 2 * TOKEN_RETENTION_MS;
 /// Drawn tokens stay known this long: a caller learns one by an outcome that is unknown, and tries again with it.
 pub const DRAWN_RETENTION_MS: i64 = 10 * 60 * 1000;
 /// Most of these in a manifest: the newest.

@@ -47,6 +47,8 @@ fn limits_page() {
     let stated: BTreeMap<&str, u64> = page.iter().map(|r| (r[0].as_str(), r[1].parse().unwrap())).collect();
     let source: BTreeMap<&str, u64> = [
         ("BODY_REACH", limits::BODY_REACH),
+        ("INBOX_REACH", limits::INBOX_REACH),
+        ("INBOX_BYTES", limits::INBOX_BYTES as u64),
         ("NAME_BYTES", limits::NAME_BYTES as u64),
         ("ID_BYTES", limits::ID_BYTES as u64),
         ("DIMENSION", limits::DIMENSION.into()),
@@ -65,6 +67,7 @@ fn limits_page() {
         ("EXACT_INT", limits::EXACT_INT as u64),
         ("TOKEN_RETENTION_MS", limits::TOKEN_RETENTION_MS as u64),
         ("TOKENS", limits::TOKENS as u64),
+        ("TOKEN_AHEAD_MS", limits::TOKEN_AHEAD_MS as u64),
         ("DRAWN_RETENTION_MS", limits::DRAWN_RETENTION_MS as u64),
         ("DRAWN_TOKENS", limits::DRAWN_TOKENS as u64),
         ("EXPIRY_GRACE_MS", limits::EXPIRY_GRACE_MS as u64),
@@ -155,6 +158,8 @@ fn wal_page() {
     let stated: Vec<String> = table(page, "# The log").into_iter().map(|r| r[0].clone()).collect();
     let keys = [wal::FORMAT, wal::FEATURES, wal::COLLECTION, wal::SEQ, wal::BATCHES, wal::BODY, wal::IDS];
     assert_eq!(stated, keys);
+    let offers: Vec<String> = table(page, "## Offers").into_iter().map(|r| r[0].clone()).collect();
+    assert_eq!(offers, [wal::inbox::TAIL, wal::inbox::OFFERED]);
     let batch = wal::Batch {
         token: crate::Token(1),
         op: crate::record::Op::Upsert,

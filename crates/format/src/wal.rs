@@ -33,6 +33,8 @@ use crate::keys::{Key, Keys, Part};
 use crate::limits;
 use crate::record::Op;
 
+pub mod inbox;
+
 /// Metadata key of the format version.
 pub const FORMAT: &str = "esker.format";
 /// Metadata key of the required feature flags.

@@ -1,10 +1,12 @@
 //! Quantised leaf centroids: small enough to ride in `head`, scanned flat.
 
+mod coarse;
 mod extend;
 mod products;
 
+pub use coarse::Coarse;
 pub use extend::Origin;
-use products::{LINE, Line, products};
+use products::{LINE, Line, Rounded, products};
 
 use crate::Metric;
 use crate::sums::{dot, norm};
@@ -150,10 +152,27 @@ impl Centroids {
     }
 
     /// Each leaf's score for a query of d values, higher is better: cosine q̂·c/‖c‖, l2 −‖q − c‖, dot q·c.
-    ///
-    /// The query is rounded to 14 bits and multiplied with the codes in integers, so that every instruction set gives
-    /// the same scores.
     pub fn scores(&self, metric: Metric, query: &[f32]) -> Vec<f32> {
+        let query = self.ask(metric, query);
+        let mut scores = vec![0f32; self.leaves()];
+        products(self.codes.chunks_exact(self.d.div_ceil(LINE)), &query.rounded, &mut scores);
+        (0..).zip(&mut scores).for_each(|(leaf, score)| *score = self.score(&query, leaf, *score));
+        scores
+    }
+
+    /// The scores of some leaves, into as many values of `out`.
+    pub fn scores_of(&self, query: &LeafQuery, leaves: impl Iterator<Item = usize> + Clone, out: &mut [f32]) {
+        let lines = self.d.div_ceil(LINE);
+        let codes = leaves.clone().map(|leaf| &self.codes[leaf * lines..(leaf + 1) * lines]);
+        products(codes, &query.rounded, out);
+        leaves.zip(out).for_each(|(leaf, score)| *score = self.score(query, leaf, *score));
+    }
+
+    /// Prepares a query of d values for [`Centroids::scores_of`].
+    ///
+    /// It is rounded to 14 bits and multiplied with the codes in integers, so that every instruction set gives the same
+    /// scores.
+    pub fn ask(&self, metric: Metric, query: &[f32]) -> LeafQuery {
         let inverse = crate::codes::inverse_norm(metric, query);
         let query: Vec<f32> = query.iter().take(self.d).map(|x| x * inverse).collect();
         let mut offset = 0f64;
@@ -164,26 +183,35 @@ impl Centroids {
                 query
             }
         };
-        let square = dot(&operand, &operand);
-        let (rounded, query_step) = products::round_query(&operand);
-        let mut scores = vec![0f32; self.leaves()];
-        products(&self.codes, &rounded, &mut scores);
-        let (offset, square) = (offset as f32, square as f32);
-        // Each score is an integer product so far.
-        let product = |score: f32, step: f32| score * query_step * step;
-        let leaves = scores.iter_mut().zip(&self.steps);
-        match metric {
-            Metric::L2 => leaves.zip(&self.centred).for_each(|((score, step), centred)| {
-                *score = -(square + centred - 2.0 * product(*score, *step)).max(0.0).sqrt();
-            }),
-            Metric::Dot => leaves.for_each(|(score, step)| *score = offset + product(*score, *step)),
-            Metric::Cosine => leaves.zip(&self.norms).for_each(|((score, step), norm)| {
-                let cosine = (offset + product(*score, *step)) / norm;
-                *score = if *norm > 0.0 { cosine } else { 0.0 };
-            }),
-        }
-        scores
+        let square = dot(&operand, &operand) as f32;
+        let (rounded, step) = products::round_query(&operand);
+        LeafQuery { metric, rounded, step, offset: offset as f32, square }
     }
+
+    /// A leaf's score from the integer product of its codes with the query.
+    #[inline]
+    fn score(&self, query: &LeafQuery, leaf: usize, product: f32) -> f32 {
+        let product = product * query.step * self.steps[leaf];
+        match query.metric {
+            Metric::L2 => -(query.square + self.centred[leaf] - 2.0 * product).max(0.0).sqrt(),
+            Metric::Dot => query.offset + product,
+            Metric::Cosine if self.norms[leaf] > 0.0 => (query.offset + product) / self.norms[leaf],
+            Metric::Cosine => 0.0,
+        }
+    }
+}
+
+/// A query prepared for the scores of single leaves, by [`Centroids::ask`].
+#[derive(Debug)]
+pub struct LeafQuery {
+    metric: Metric,
+    rounded: Rounded,
+    /// Units of the rounded query.
+    step: f32,
+    /// ⟨q, mean⟩ where the metric is a product.
+    offset: f32,
+    /// ‖q − mean‖² under l2.
+    square: f32,
 }
 
 fn encode_int8(centred: &[f32], codes: &mut Vec<u8>) -> f32 {

@@ -1,9 +1,9 @@
 //! FastScan: 32 codes against one query's look-up tables with byte shuffles.
 //!
-//! A code is D/4 nibbles, each the index into a 16-entry table of u8. In a group, tables 2t and 2t + 1 share 32 bytes:
-//! byte i (< 16) holds row i's nibble for table 2t in its low half and row i + 16's in its high half; bytes 16..32 the
-//! same for table 2t + 1. One 32-byte shuffle then looks up two tables for sixteen rows. u16 sums are flushed to u32
-//! after 256 tables, before they could overflow.
+//! A code is D/4 nibbles, each the index into a 16-entry table of six-bit numbers. In a group, tables 2t and 2t + 1 share
+//! 32 bytes: byte i (< 16) holds row i's nibble for table 2t in its low half and row i + 16's in its high half; bytes
+//! 16..32 the same for table 2t + 1. One 32-byte shuffle then looks up two tables for sixteen rows. What is found is
+//! added in bytes four times, which six bits allow, then in u16; these sums are flushed to u32 before they could overflow.
 //!
 //! Source: André et al., arXiv 1704.07355 (Quick ADC); Faiss' "fast scan" layout.
 #![allow(unsafe_code)]
@@ -12,8 +12,12 @@ use half::f16;
 
 use crate::GROUP;
 
-/// Tables whose u8 entries a u16 can sum: 256 · 255 < 2^16.
-const FLUSH: usize = 256;
+/// Greatest entry of a table: four of them fit a byte.
+pub(crate) const MOST: u8 = 63;
+/// Bytes of codes that belong to four look-ups of each row: eight tables, of which any code has a multiple.
+const FOUR: usize = 128;
+/// Bytes of codes whose look-ups a u16 can sum: 1,024 tables of entries up to 63, less than 2^16.
+const FLUSH: usize = 128 * FOUR;
 
 /// Puts the bits of one code into its lane of a zeroed group.
 pub(crate) fn pack_bits(bits: &[u64], lane: usize, group: &mut [u8]) {
@@ -105,6 +109,14 @@ pub(crate) fn sums_scalar(codes: &[u8], entries: &[u8]) -> [u32; GROUP] {
     sums
 }
 
+/// √2 − 1.
+const OCTAGON: f32 = std::f32::consts::SQRT_2 - 1.0;
+
+/// Two independent errors: the root of the sum of their squares, or up to a twelfth more.
+fn together(a: f32, b: f32) -> f32 {
+    if b < a { a + OCTAGON * b } else { b + OCTAGON * a }
+}
+
 #[allow(clippy::too_many_arguments)] // the kernel's own arguments plus the sums
 fn finish_scalar(
     sums: &[u32; GROUP],
@@ -125,7 +137,7 @@ fn finish_scalar(
         let rescale = factor(1, lane) * tables.unit;
         let add = factor(0, lane) * tables.add_unit;
         out.estimate[lane] = terms.add[lane] + add * terms.scale[lane] - rescale * signed;
-        out.err[lane] = factor(2, lane) * tables.unit * terms.err[lane] + rescale * tables.noise;
+        out.err[lane] = together(factor(2, lane) * tables.unit * terms.err[lane], rescale * tables.noise);
         passed |= u32::from(out.estimate[lane] - slack * out.err[lane] < threshold) << lane;
     }
     passed
@@ -153,13 +165,13 @@ mod x86 {
         out: &mut Estimates,
     ) -> u32 {
         // The kernel reads by pointer: this is the one bounds check per group.
-        assert!(group.len() == tables.entries.len() + 8 * GROUP && tables.entries.len().is_multiple_of(32));
+        assert!(group.len() == tables.entries.len() + 8 * GROUP && tables.entries.len().is_multiple_of(FOUR));
         // SAFETY: `kernel` hands this function out only where the features were detected; lengths checked above.
         unsafe { estimate(group, tables, terms, slack, threshold, out) }
     }
 
     /// # Safety
-    /// `group` holds 16 bytes per table, then the four fields of 32 u16; the number of tables is even.
+    /// `group` holds 16 bytes per table, then the four fields of 32 u16; the number of tables is a multiple of eight.
     #[target_feature(enable = "avx2,fma,f16c")]
     unsafe fn estimate(
         group: &[u8],
@@ -192,7 +204,10 @@ mod x86 {
                 let estimate = _mm256_fnmadd_ps(rescale, signed, leaf);
                 let spread = _mm256_mul_ps(splat(tables.unit), _mm256_loadu_ps(terms.err.as_ptr().add(at)));
                 let rounding = _mm256_mul_ps(rescale, splat(tables.noise));
-                let err = _mm256_fmadd_ps(factor(2), spread, rounding);
+                let own = _mm256_mul_ps(factor(2), spread);
+                // As in the twin, a NaN of the code stays one: these return their second argument.
+                let (more, less) = (_mm256_max_ps(rounding, own), _mm256_min_ps(rounding, own));
+                let err = _mm256_fmadd_ps(splat(OCTAGON), less, more);
                 _mm256_storeu_ps(out.estimate.as_mut_ptr().add(at), estimate);
                 _mm256_storeu_ps(out.err.as_mut_ptr().add(at), err);
                 let low = _mm256_fnmadd_ps(splat(slack), err, estimate);
@@ -206,24 +221,28 @@ mod x86 {
     /// Adds the table sums of 32 rows to `sums`.
     ///
     /// # Safety
-    /// `codes` and `entries` have the same length, a multiple of 32.
+    /// `codes` and `entries` have the same length, a multiple of 128; no entry is above [`MOST`].
     #[target_feature(enable = "avx2")]
     pub(super) unsafe fn sums_avx2(codes: &[u8], entries: &[u8], sums: &mut [u32; GROUP]) {
         let nibble = _mm256_set1_epi8(0xF);
-        for (codes, entries) in codes.chunks(16 * FLUSH).zip(entries.chunks(16 * FLUSH)) {
+        for (codes, entries) in codes.chunks(FLUSH).zip(entries.chunks(FLUSH)) {
             // Bytes are summed as u16 lanes of two rows at once: `pairs` holds even + 256·odd modulo 2^16, `odd` the
             // odd rows alone, which are taken out at the end.
             let [mut pairs_low, mut odd_low, mut pairs_high, mut odd_high] = [_mm256_setzero_si256(); 4];
-            for at in (0..codes.len()).step_by(32) {
-                // SAFETY: at + 32 ≤ codes.len() = entries.len().
-                let (code, table) = unsafe {
-                    (
-                        _mm256_loadu_si256(codes.as_ptr().add(at).cast()),
-                        _mm256_loadu_si256(entries.as_ptr().add(at).cast()),
-                    )
-                };
-                let low = _mm256_shuffle_epi8(table, _mm256_and_si256(code, nibble));
-                let high = _mm256_shuffle_epi8(table, _mm256_and_si256(_mm256_srli_epi16::<4>(code), nibble));
+            for at in (0..codes.len()).step_by(FOUR) {
+                let [mut low, mut high] = [_mm256_setzero_si256(); 2];
+                for at in (at..at + FOUR).step_by(32) {
+                    // SAFETY: at + 32 ≤ codes.len() = entries.len(), both multiples of 128.
+                    let (code, table) = unsafe {
+                        (
+                            _mm256_loadu_si256(codes.as_ptr().add(at).cast()),
+                            _mm256_loadu_si256(entries.as_ptr().add(at).cast()),
+                        )
+                    };
+                    let upper = _mm256_and_si256(_mm256_srli_epi16::<4>(code), nibble);
+                    low = _mm256_add_epi8(low, _mm256_shuffle_epi8(table, _mm256_and_si256(code, nibble)));
+                    high = _mm256_add_epi8(high, _mm256_shuffle_epi8(table, upper));
+                }
                 pairs_low = _mm256_add_epi16(pairs_low, low);
                 odd_low = _mm256_add_epi16(odd_low, _mm256_srli_epi16::<8>(low));
                 pairs_high = _mm256_add_epi16(pairs_high, high);
@@ -274,17 +293,20 @@ mod neon {
     /// Adds the table sums of 32 rows to `sums`.
     ///
     /// # Safety
-    /// `codes` and `entries` have the same length, a multiple of 16.
+    /// `codes` and `entries` have the same length, a multiple of 128; no entry is above [`MOST`].
     #[target_feature(enable = "neon")]
     pub(super) unsafe fn sums_neon(codes: &[u8], entries: &[u8], sums: &mut [u32; GROUP]) {
-        for (codes, entries) in codes.chunks(16 * FLUSH).zip(entries.chunks(16 * FLUSH)) {
+        for (codes, entries) in codes.chunks(FLUSH).zip(entries.chunks(FLUSH)) {
             let mut acc = [vdupq_n_u16(0); 4];
-            for at in (0..codes.len()).step_by(16) {
-                // SAFETY: at + 16 ≤ codes.len() = entries.len().
-                let (code, table) =
-                    unsafe { (vld1q_u8(codes.as_ptr().add(at)), vld1q_u8(entries.as_ptr().add(at))) };
-                let low = vqtbl1q_u8(table, vandq_u8(code, vdupq_n_u8(0xF)));
-                let high = vqtbl1q_u8(table, vshrq_n_u8::<4>(code));
+            for at in (0..codes.len()).step_by(FOUR / 2) {
+                let [mut low, mut high] = [vdupq_n_u8(0); 2];
+                for at in (at..at + FOUR / 2).step_by(16) {
+                    // SAFETY: at + 16 ≤ codes.len() = entries.len(), both multiples of 128.
+                    let (code, table) =
+                        unsafe { (vld1q_u8(codes.as_ptr().add(at)), vld1q_u8(entries.as_ptr().add(at))) };
+                    low = vaddq_u8(low, vqtbl1q_u8(table, vandq_u8(code, vdupq_n_u8(0xF))));
+                    high = vaddq_u8(high, vqtbl1q_u8(table, vshrq_n_u8::<4>(code)));
+                }
                 acc[0] = vaddw_u8(acc[0], vget_low_u8(low));
                 acc[1] = vaddw_high_u8(acc[1], low);
                 acc[2] = vaddw_u8(acc[2], vget_low_u8(high));
@@ -305,7 +327,8 @@ mod neon {
 /// Table sums by the fastest kernel, for comparing it with its twin.
 #[cfg(test)]
 pub(crate) fn sums_fast(codes: &[u8], entries: &[u8]) -> [u32; GROUP] {
-    assert!(codes.len() == entries.len() && codes.len().is_multiple_of(32));
+    assert!(codes.len() == entries.len() && codes.len().is_multiple_of(FOUR));
+    assert!(entries.iter().all(|entry| *entry <= MOST));
     #[allow(unused_mut)]
     let mut sums = [0u32; GROUP];
     #[cfg(target_arch = "x86_64")]

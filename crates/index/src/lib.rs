@@ -21,7 +21,7 @@ mod sums;
 mod topk;
 
 pub use bits::{Bitset, lanes};
-pub use centroids::{Centroids, Origin, centroid_bytes, pick_bits};
+pub use centroids::{Centroids, Coarse, LeafQuery, Origin, centroid_bytes, pick_bits};
 pub use check::check16;
 pub use cluster::{
     Adapted, Clustering, Leaves, Moments, Neighbours, Standing, adapt, arrange, cluster, cluster_work,
@@ -31,7 +31,7 @@ pub use codes::{
     Encoder, GROUP, LeafEncoder, RowCode, group_bytes, pack_group, padded, residual_scale, residual_square,
     scale_of, unpack_group, unpack_row,
 };
-pub use distance::Exact;
+pub use distance::{Exact, prefetch};
 pub use metric::Metric;
 pub use rotation::Rotation;
 pub use scan::{Bound, CodeQuery, Codes, LeafTerm, Run};

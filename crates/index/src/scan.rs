@@ -1,7 +1,7 @@
 //! The query's side of the codes: look-up tables, per-leaf terms and the scan.
 
 use crate::codes::{ERR, sane_scale};
-use crate::fastscan::{Estimates, Kernel, LaneTerms, Tables, kernel};
+use crate::fastscan::{Estimates, Kernel, LaneTerms, MOST, Tables, kernel};
 use crate::{GROUP, Metric, Rotation, group_bytes, lanes, padded};
 
 /// Whole groups of codes, and which group of the segment the first of them is.
@@ -49,7 +49,7 @@ impl Bound {
     pub const NONE: Bound = Bound { threshold: f32::INFINITY, slack: 1.9 };
 }
 
-/// A query prepared for scanning the codes of one segment: one set of u8 tables whatever the leaf.
+/// A query prepared for scanning the codes of one segment: one set of tables whatever the leaf.
 ///
 /// Estimates are *rankable* distances ([`Metric::rankable`]): those of [`Exact`](crate::Exact) for cosine and dot, the
 /// squared distance for l2; [`Metric::estimate_to_distance`] converts back. `err` is 1.25
@@ -148,6 +148,19 @@ impl CodeQuery {
             group += 1;
         }
     }
+
+    /// Appends `estimate − slack·err` of every lane of whole groups of one leaf: −∞ where a code says nothing, NaN behind
+    /// the last.
+    pub(crate) fn floors(&self, groups: &[u8], term: LeafTerm, slack: f32, out: &mut Vec<f32>) {
+        let mut terms = Lanes::new().terms;
+        fill(&mut terms, u32::MAX, &term);
+        let mut found = Estimates { estimate: [0.0; GROUP], err: [0.0; GROUP] };
+        let slack = slack.max(f32::MIN_POSITIVE); // 0·∞ would hide saturated rows
+        for group in groups.chunks_exact(self.group_bytes) {
+            (self.kernel)(group, &self.tables, &terms, slack, f32::INFINITY, &mut found);
+            out.extend(found.estimate.iter().zip(&found.err).map(|(estimate, err)| estimate - slack * err));
+        }
+    }
 }
 
 /// Calls `emit` for each lane still below the threshold, which each call moves.
@@ -225,10 +238,10 @@ fn fill(terms: &mut LaneTerms, own: u32, term: &LeafTerm) {
 /// From here to twice this, floats are the integers.
 const INTEGERS: f32 = 8_388_608.0;
 
-/// Quantises the sixteen signed sums of each four rotated coordinates to u8, with one step for all tables.
+/// Quantises the sixteen signed sums of each four rotated coordinates to six bits, with one step for all tables.
 fn tables(rotated: &[f32], scale: f32) -> Tables {
     let widest = rotated.chunks_exact(4).map(reach).fold(0.0, f32::max);
-    let step = if widest > 0.0 { 2.0 * widest / 255.0 } else { 1.0 };
+    let step = if widest > 0.0 { 2.0 * widest / f32::from(MOST) } else { 1.0 };
     let count = rotated.len() / 4;
     let inverse = 1.0 / step;
     let mut entries = vec![0u8; 16 * count];
@@ -242,7 +255,7 @@ fn tables(rotated: &[f32], scale: f32) -> Tables {
         let mut lost = [0f32; 4];
         for (entries, high) in table.chunks_exact_mut(4).zip(high) {
             let exact = low.map(|low| (low + high) * inverse);
-            // Rounded by adding 2^23: the integer then is the low bits of the float. At most 255.
+            // Rounded by adding 2^23: the integer then is the low bits of the float. At most 63.
             let shifted = exact.map(|exact| exact + INTEGERS);
             for lane in 0..4 {
                 entries[lane] = shifted[lane].to_bits() as u8;

@@ -41,6 +41,11 @@ impl<T: Copy + Ord> TopK<T> {
         if self.heap.len() < self.k { f32::INFINITY } else { self.heap[0].0 }
     }
 
+    /// How many are kept.
+    pub fn k(&self) -> usize {
+        self.k
+    }
+
     /// How many are held.
     pub fn len(&self) -> usize {
         self.heap.len()

@@ -9,7 +9,7 @@ use esker_format::avro::container::Block;
 use esker_format::record::{Op, Record};
 use esker_format::schema::Settings;
 use esker_format::wal::PendingBatch;
-use esker_format::{Error, Kind, Name, Result, Seq, Token};
+use esker_format::{Error, Kind, Name, Result, Seq, Token, limits};
 use esker_store::{Appended, Collection, Meter, Store};
 
 use crate::batch::{Cut, Target};
@@ -159,7 +159,7 @@ impl Ingest {
         options: &WriteOptions,
         cut: &(dyn Fn(&Target) -> Result<Cut> + Sync),
     ) -> Result<Ack> {
-        let attempt = self.attempt(options.token);
+        let attempt = self.attempt(options.token)?;
         let write = async {
             let mut again = false;
             loop {
@@ -197,9 +197,23 @@ impl Ingest {
         Ok((collection, target))
     }
 
-    fn attempt(&self, token: Option<Token>) -> Attempt {
-        let drawn = || self.drawn.unwrap_or_else(|| self.store.client().seams().batch_token());
-        Attempt { token: token.unwrap_or_else(drawn), given: token.is_some(), sent: AtomicBool::new(false) }
+    fn attempt(&self, token: Option<Token>) -> Result<Attempt> {
+        let seams = self.store.client().seams();
+        // Forgotten one day, it would be taken for the newest of all that were.
+        let latest = seams.clock.now_ms().saturating_add(limits::TOKEN_AHEAD_MS);
+        if let Some(token) = token.filter(|t| t.drawn_ms().is_some_and(|at| at > latest)) {
+            let message =
+                format!("`{token}` has the form of a token that Esker drew, at a time that has not come");
+            return Err(
+                Error::invalid("Idempotency-Key", message).with_hint("nothing was written; use another key")
+            );
+        }
+        let drawn = || self.drawn.unwrap_or_else(|| seams.batch_token());
+        Ok(Attempt {
+            token: token.unwrap_or_else(drawn),
+            given: token.is_some(),
+            sent: AtomicBool::new(false),
+        })
     }
 
     /// Answers in time, whatever the store does. What was sent may still land.

@@ -13,6 +13,7 @@ mod hits;
 pub(crate) mod leaves;
 pub(crate) mod load;
 mod memory;
+mod missed;
 pub(crate) mod nearest;
 mod page;
 mod rerank;

@@ -1,14 +1,15 @@
 //! A search: what is asked, what comes back, and the operators in between, one per file.
 //!
 //! [`estimate`] scans the codes that were read and keeps the candidates whose exact vectors are worth reading; [`probe`]
-//! does both at once on segments that are held in memory.
+//! does both by turns on segments that are held in memory, whose leaves [`rank`] puts in order.
 
 pub(crate) mod estimate;
 pub(crate) mod probe;
+mod rank;
 mod request;
 
 use esker_format::segment::index::Calibration;
-use esker_index::{CodeQuery, Exact, LeafTerm, Metric};
+use esker_index::{CodeQuery, Exact, Metric, Run};
 
 pub use request::{Consistency, Explain, Hit, Search, SearchReply, SegmentExplain};
 pub(crate) use request::{check_columns, check_reply, check_vector};
@@ -61,17 +62,17 @@ impl<'a> Posed<'a> {
         }
     }
 
-    /// The leaf's part of its rows' estimates.
-    pub fn term(&self, leaf: u32) -> LeafTerm {
-        self.codes.term(self.scores[leaf as usize], self.segment.centroids.norm(leaf as usize))
-    }
-
     /// The scan of a leaf's postings.
-    pub fn run(&self, leaf: u32) -> esker_index::Run {
-        let starts = self.segment.header.posting_starts();
-        let (first, end) = (starts[leaf as usize] as usize, starts[leaf as usize + 1] as usize);
-        esker_index::Run { first, end, term: self.term(leaf) }
+    pub fn run(&self, leaf: u32) -> Run {
+        run(self.segment, &self.codes, leaf, self.scores[leaf as usize])
     }
+}
+
+/// The scan of the postings of a leaf with a score.
+fn run(segment: &Segment, codes: &CodeQuery, leaf: u32, score: f32) -> Run {
+    let (leaf, starts) = (leaf as usize, segment.header.posting_starts());
+    let term = codes.term(score, segment.centroids.norm(leaf));
+    Run { first: starts[leaf] as usize, end: starts[leaf + 1] as usize, term }
 }
 
 /// Up to this many rows that count, all of their codes are looked at when they are in memory (INDEX §3).

@@ -24,10 +24,11 @@ use arrow::datatypes::SchemaRef;
 use async_trait::async_trait;
 use datafusion::catalog::TableProvider;
 use datafusion::common::TableReference;
+use datafusion::common::config::ConfigNonZeroUsize;
 use datafusion::common::tree_node::{Transformed, TreeNode};
-use datafusion::execution::SendableRecordBatchStream;
 use datafusion::execution::memory_pool::{GreedyMemoryPool, MemoryPool};
 use datafusion::execution::session_state::SessionState;
+use datafusion::execution::{SendableRecordBatchStream, TaskContext};
 use datafusion::logical_expr::LogicalPlan;
 use datafusion::physical_plan::coop::CooperativeExec;
 use datafusion::physical_plan::joins::{CrossJoinExec, HashJoinExec, NestedLoopJoinExec, SortMergeJoinExec};
@@ -183,9 +184,9 @@ pub(crate) async fn stream_in(
     let statement = guard::on_big_stack(|| parse(text))?;
     let tables = tables(catalog.as_ref(), &statement).await?;
     let state = session::with_tables(tables, memory)?;
-    let plan = guard::on_big_stack(|| plan(&state, statement, params))?;
+    let (plan, context) = guard::on_big_stack(|| plan(state, statement, params))?;
     let (stats, schema) = (count(plan.as_ref()), plan.schema());
-    let batches = execute_stream(plan, state.task_ctx()).map_err(invalid)?.map_err(invalid).boxed();
+    let batches = execute_stream(plan, context).map_err(invalid)?.map_err(invalid).boxed();
     Ok(Rows { schema, batches, stats })
 }
 
@@ -269,7 +270,11 @@ async fn unknown_table(catalog: &dyn Catalog, name: &str) -> Error {
 }
 
 /// From a statement to what runs. Nothing here waits: tables are at hand, so the futures are ready at once.
-fn plan(state: &SessionState, statement: Statement, params: &[Param]) -> Result<Arc<dyn ExecutionPlan>> {
+fn plan(
+    mut state: SessionState,
+    statement: Statement,
+    params: &[Param],
+) -> Result<(Arc<dyn ExecutionPlan>, Arc<TaskContext>)> {
     let logical = futures::executor::block_on(state.statement_to_plan(statement)).map_err(invalid)?;
     let read_only =
         SQLOptions::new().with_allow_ddl(false).with_allow_dml(false).with_allow_statements(false);
@@ -277,8 +282,14 @@ fn plan(state: &SessionState, statement: Statement, params: &[Param]) -> Result<
     let logical = with_params(logical, params)?;
     let logical = vectors::fold(logical)?;
     let logical = growth::bounded(logical).and_then(repeats::told_apart).map_err(invalid)?;
-    let plan = futures::executor::block_on(state.create_physical_plan(&logical)).map_err(invalid)?;
-    interruptible(plan)
+    let logical = state.optimize(&logical).map_err(invalid)?;
+    let rows = growth::rows_at_once(&logical, state.config().batch_size()).map_err(invalid)?;
+    state.config_mut().options_mut().execution.batch_size =
+        ConfigNonZeroUsize::try_new(rows).map_err(invalid)?;
+    let planner = state.query_planner().clone();
+    let plan =
+        futures::executor::block_on(planner.create_physical_plan(&logical, &state)).map_err(invalid)?;
+    Ok((interruptible(plan)?, state.task_ctx()))
 }
 
 /// Has joins take part in the scheduler's turns. By themselves only leaves do, and a join makes any number of batches of

@@ -15,6 +15,10 @@ use object_store::{ClientOptions, ObjectStore, RetryConfig};
 
 use crate::directory::Directory;
 
+/// A connection that nothing was sent over for this long is not used again: S3 closes it soon, and to a process that was
+/// frozen meanwhile it may look open.
+const IDLE: Duration = Duration::from_secs(20);
+
 /// Where a store is.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Location {
@@ -175,8 +179,13 @@ fn cannot_open(location: &Location, e: object_store::Error) -> Error {
     Error::new(kind, format!("cannot open the store {location}: {e}")).with_source(e)
 }
 
+/// A bucket, with what the environment says of region, endpoint and credentials. No request is sent.
+///
 /// Our own retries sit above the counter, so the client has none; the timeout is a last resort above ours.
-fn s3(bucket: &str, env: &StoreEnv) -> object_store::Result<AmazonS3> {
+///
+/// # Errors
+/// Those of object_store, for variables that contradict each other.
+pub fn s3(bucket: &str, env: &StoreEnv) -> object_store::Result<AmazonS3> {
     let mut builder = AmazonS3Builder::new();
     for (name, value) in env.0.iter().filter(|(name, _)| name.starts_with("AWS_")) {
         if let Ok(key) = name.to_ascii_lowercase().parse::<AmazonS3ConfigKey>() {
@@ -196,7 +205,8 @@ fn s3(bucket: &str, env: &StoreEnv) -> object_store::Result<AmazonS3> {
         .with_connect_timeout(Duration::from_secs(5))
         .with_timeout(Duration::from_secs(120))
         // Above the 64 requests that one wave may have in flight, so that the next wave reuses every connection.
-        .with_pool_max_idle_per_host(128);
+        .with_pool_max_idle_per_host(128)
+        .with_pool_idle_timeout(IDLE);
     builder
         .with_bucket_name(bucket)
         .with_client_options(options)

@@ -124,8 +124,8 @@ impl Collection {
         Ok(parts)
     }
 
-    /// Removes the marks of work that is done.
-    async fn clear_marks(&self, meter: &Meter, watermark: Seq) {
+    /// Removes the marks of work that is done. One that cannot be removed now is by the next publish.
+    pub async fn clear_marks(&self, meter: &Meter, watermark: Seq) {
         let prefix = keys::dirty_prefix(self.id());
         let done = async {
             let marks = self.client().list_all(meter, &prefix).await?;

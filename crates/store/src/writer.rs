@@ -22,6 +22,7 @@ use crate::tail::TailEntry;
 
 mod conditional;
 mod dedup;
+mod inbox;
 
 use conditional::Guard;
 pub use conditional::{Claimed, Turn};
@@ -61,6 +62,7 @@ pub struct Appended {
 pub(crate) struct Queue {
     waiting: Mutex<VecDeque<Queued>>,
     leader: tokio::sync::Mutex<Option<Group>>,
+    contention: Mutex<inbox::Contention>,
 }
 
 /// A batch and who waits for it.
@@ -86,6 +88,8 @@ struct Group {
     wait: Duration,
     /// Of a conditional write: what the entries before its own must not touch.
     guard: Option<Guard>,
+    /// It lies in the inbox, so that others may put it.
+    offer: Option<Box<inbox::Offer>>,
 }
 
 /// How the leading of a group ended, beyond the answers given.
@@ -156,7 +160,8 @@ impl Collection {
         let left = DEADLINE.saturating_sub(clock.elapsed() - group.start);
         let failed = tokio::select! {
             biased;
-            done = self.commit_group(meter, group) => done.err(),
+            // Boxed: its frames would be part of every write's future.
+            done = Box::pin(self.commit_group(meter, group)) => done.err(),
             // The store may not answer at all. What was sent may still land, which the next leader finds out.
             () = clock.sleep(left) => Some(late()),
         };
@@ -167,12 +172,13 @@ impl Collection {
             if touched {
                 break;
             }
+            let sent = group.sent || group.offer.is_some();
             let cause = match &failed {
-                Some(e) if e.kind() == Kind::Unavailable && !group.sent && group.losses > 0 => contended(),
+                Some(e) if e.kind() == Kind::Unavailable && !sent && group.losses > 0 => contended(),
                 Some(e) => e.copied(),
                 None => Error::internal("a group ended with a batch left over"),
             };
-            let error = if group.sent { unknown(cause, queued.batch.token) } else { cause };
+            let error = if sent { unknown(cause, queued.batch.token) } else { cause };
             // Nobody may wait any more.
             let _ = queued.reply.send(Err(error));
         }
@@ -200,6 +206,9 @@ impl Collection {
                         Some(entry) => entry,
                         None => TailEntry::new(wal::decode(&self.keys().wal(target.seq), target.bytes)?),
                     };
+                    if group.offer.is_some() {
+                        self.note_contention(&entry, group.batches.len());
+                    }
                     group.acknowledge(&entry, false);
                     self.learn(newest, None, [(target.seq, Slot::of(entry))]);
                     return Ok(());
@@ -207,7 +216,11 @@ impl Collection {
                 Outcome::Next => {
                     // The slot is a rival's for good: ours can never land there.
                     if let Some(rival) = entry {
-                        group.acknowledge(&rival, true);
+                        group.acknowledge(&rival, group.offer.is_none());
+                        match &mut group.offer {
+                            Some(offer) => offer.pass(&rival),
+                            None => self.note_contention(&rival, 0),
+                        }
                         if let Some(guard) = &mut group.guard {
                             guard.pass(&rival)?;
                         }
@@ -217,7 +230,7 @@ impl Collection {
                     if group.guard.as_ref().is_some_and(Guard::is_touched) || group.gives_up() {
                         return group.evaluate_again();
                     }
-                    if group.losses > 1 {
+                    if group.losses > 1 && group.offer.is_none() {
                         self.back_off(group, MOST_RIVAL_WAIT).await;
                         self.refresh(meter).await?;
                     }
@@ -260,12 +273,20 @@ impl Collection {
         if let Some(target) = &group.target {
             return Ok(Some(target.clone()));
         }
+        // Boxed, as what few writes need: else every write's future would have room for it.
+        if group.offer.is_some() {
+            return Box::pin(self.combine(meter, group)).await;
+        }
         let mut known = self.within_limits(meter, known).await?;
         if group.batches.iter().any(|q| q.batch.given) {
             known = self.find_repeated(meter, group, known).await?;
         }
         if group.batches.is_empty() {
             return Ok(None);
+        }
+        let turns = self.turns_to_inbox(group) || Box::pin(self.others_wait(meter, group, &known)).await;
+        if turns && Box::pin(self.offer(meter, group, &known)).await? {
+            return Box::pin(self.combine(meter, group)).await;
         }
         let seq = append::next_slot(known.last(), known.manifest.watermark);
         if !self.passes(meter, group, &known, seq).await? {
@@ -386,6 +407,10 @@ impl Collection {
 impl Queue {
     fn waiting(&self) -> std::sync::MutexGuard<'_, VecDeque<Queued>> {
         self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn contention(&self) -> std::sync::MutexGuard<'_, inbox::Contention> {
+        self.contention.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The next group: what waits, up to a size, without those that nobody waits for any more. A token that is in the

@@ -23,7 +23,10 @@ pub const WRITER_SKEW_MS: i64 = 4 * 60 * 60 * 1000;
 /// What a seed decides before anything happens.
 #[derive(Clone, Debug)]
 pub struct Knobs {
+    pub writers: u32,
     pub writes: u32,
+    /// Writers hardly rest, so that they combine what they write.
+    pub rush: bool,
     pub reads: u32,
     pub folds: u32,
     pub collectors: u32,
@@ -58,10 +61,14 @@ impl Knobs {
             Mode::Throttle,
             Mode::CorruptRead,
         ];
+        // Drawn apart, so that other seeds stay what they were.
+        let rush = StdRng::seed_from_u64(seed ^ 0x7275_7368).random_ratio(1, 4);
         let kinds = rng.random_range(1..=every.len());
         let first = rng.random_range(0..every.len());
         Knobs {
+            writers: if rush { 6 } else { 2 },
             writes: rng.random_range(12..40),
+            rush,
             reads: rng.random_range(10..28),
             folds: rng.random_range(4..12),
             collectors: rng.random_range(1..=2),
@@ -74,7 +81,7 @@ impl Knobs {
             expiry: rng.random_ratio(1, 2),
             column: rng.random(),
             retain: Duration::from_secs(rng.random_range(0..120)),
-            ids: rng.random_range(3..14),
+            ids: rng.random_range(3..14) + if rush { 12 } else { 0 },
         }
     }
 }

@@ -208,7 +208,9 @@ impl Process {
 
     /// What passes between two steps: mostly little, sometimes minutes.
     pub async fn think(&self) {
+        let rushes = self.env.knobs.rush && self.seat.role == Role::Writer;
         let ms = self.draw(|rng| match rng.random_range(0..1000) {
+            0..950 if rushes => rng.random_range(0..30),
             0..400 => rng.random_range(0..50),
             400..750 => rng.random_range(0..2_000),
             750..940 => rng.random_range(0..30_000),

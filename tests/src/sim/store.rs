@@ -5,8 +5,10 @@ use super::env::Env;
 use super::process::{Role, Seat};
 use crate::fault::{FaultStore, Plan};
 use async_trait::async_trait;
+use bytes::Bytes;
 use esker_format::head::Head;
 use esker_format::keys::{Key, Part};
+use esker_format::wal::{self, PendingBatch, inbox};
 use esker_store::Clock;
 use futures::stream::BoxStream;
 use object_store::list::{PaginatedListOptions, PaginatedListResult, PaginatedListStore};
@@ -41,11 +43,13 @@ pub enum Weakening {
     PinsUnseen,
     /// A reader is sometimes told that a slot is empty which is not.
     SlotUnseen,
+    /// A writer offers what it just put into the log, as if it were not there.
+    FalseOffer,
 }
 
 impl Weakening {
     /// All of them.
-    pub const ALL: [Weakening; 9] = [
+    pub const ALL: [Weakening; 10] = [
         Weakening::CreateReplaces,
         Weakening::TwoWinners,
         Weakening::LostPut,
@@ -55,6 +59,7 @@ impl Weakening {
         Weakening::DeleteBeforeFloor,
         Weakening::PinsUnseen,
         Weakening::SlotUnseen,
+        Weakening::FalseOffer,
     ];
 }
 
@@ -130,6 +135,24 @@ impl SimStore {
 }
 
 impl SimStore {
+    /// Offers the batches of an entry as of its own slot.
+    async fn offer_falsely(&self, key: &str, bytes: Bytes) {
+        let Ok(entry) = wal::decode(key, bytes) else { return };
+        let mut blocks = entry.blocks.iter().cloned();
+        let batch = |b: &wal::Batch| PendingBatch {
+            token: b.token,
+            given: b.given,
+            content: b.content,
+            op: b.op,
+            arrived_ms: b.arrived_ms,
+            blocks: blocks.by_ref().take(b.blocks as usize).collect(),
+        };
+        let batches: Vec<PendingBatch> = entry.batches.iter().map(batch).collect();
+        if let Ok((key, bytes)) = inbox::encode(&entry.collection, entry.seq, &batches) {
+            drop(self.0.faults.put_opts(&Path::from(key), bytes.into(), PutMode::Create.into()).await);
+        }
+    }
+
     /// How long the process is cut off from now on.
     fn cut(&self) -> Option<Duration> {
         let until = self.0.seat.as_ref()?.is_cut_off()?;
@@ -205,6 +228,8 @@ impl ObjectStore for SimStore {
         {
             return self.call("lose", key, async { Ok(created()) }).await;
         }
+        let offered =
+            (slot && self.weak(Weakening::FalseOffer, &[Role::Writer])).then(|| Bytes::from(body.clone()));
         let twice = slot && self.weak(Weakening::TwoWinners, &EVERYONE);
         let put = async {
             match self.0.faults.put_opts(at, body, options).await {
@@ -212,7 +237,11 @@ impl ObjectStore for SimStore {
                 done => done,
             }
         };
-        self.call(if create { "CREATE" } else { "PUT" }, key, put).await
+        let put = self.call(if create { "CREATE" } else { "PUT" }, key, put).await?;
+        if let Some(entry) = offered {
+            self.offer_falsely(key, entry).await;
+        }
+        Ok(put)
     }
 
     async fn put_multipart_opts(

@@ -10,6 +10,7 @@ mod flips;
 mod model;
 mod oracle;
 mod refusals;
+mod roles;
 mod s3;
 mod sim;
 mod surface;

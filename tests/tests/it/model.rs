@@ -1,6 +1,6 @@
 //! The storage protocol holds in every state within a bound, and each weakening of it does harm that is seen.
 
-use esker_tests::model::{Protocol, Weakening};
+use esker_tests::model::{Inbox, InboxWeakening, Protocol, Weakening};
 use stateright::{Checker, HasDiscoveries, Model};
 
 fn holds(protocol: Protocol) {
@@ -65,4 +65,40 @@ caught! {
 #[test]
 fn all_eight_weakenings_are_tested() {
     assert_eq!(Weakening::ALL.len(), 8);
+}
+
+#[test]
+fn combined_appends_hold() {
+    let small = [Inbox::small_faults(), Inbox::small_three(), Inbox::small_retry(), Inbox::small_floors()];
+    for model in small {
+        model.checker().threads(2).spawn_bfs().join().assert_properties();
+    }
+}
+
+/// Minutes: by hand, with `--ignored`.
+#[test]
+#[ignore = "takes minutes"]
+fn combined_appends_hold_in_full() {
+    for model in [Inbox::full(), Inbox::full_retry()] {
+        model.checker().threads(2).spawn_dfs().join().assert_properties();
+    }
+}
+
+#[test]
+fn weakened_combining_is_caught() {
+    for weakening in InboxWeakening::ALL {
+        let checker = Inbox::weakened(weakening)
+            .checker()
+            .threads(1)
+            .finish_when(HasDiscoveries::AnyFailures)
+            .spawn_bfs()
+            .join();
+        let broken: Vec<_> =
+            checker.discoveries().into_keys().filter(|name| name.starts_with("INV")).collect();
+        assert!(
+            !broken.is_empty(),
+            "{weakening:?} goes unnoticed in {} states",
+            checker.unique_state_count()
+        );
+    }
 }

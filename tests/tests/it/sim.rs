@@ -40,9 +40,10 @@ const WITHIN: &[(Weakening, u64, u64)] = &[
     (Weakening::StaleList, 5, 5),
     (Weakening::BlindReader, 5, 5),
     (Weakening::BlindWriter, 20, 0),
-    (Weakening::DeleteBeforeFloor, 5, 10),
+    (Weakening::DeleteBeforeFloor, 5, 50),
     (Weakening::PinsUnseen, 10, 10),
     (Weakening::SlotUnseen, 5, 5),
+    (Weakening::FalseOffer, 5, 0),
 ];
 
 #[test]

@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
+use esker_format::append;
 use esker_format::keys::{self, Key, Made, Part};
 use esker_format::manifest::{Floors, Manifest, RegisterEntry};
 use esker_format::{Error, Kind, Result, Token, Version};
@@ -211,14 +212,16 @@ impl Look {
         mark: Option<&Mark>,
     ) -> Result<Vec<Candidate>> {
         let (client, keys) = (collection.client(), collection.keys());
-        let (wal, bodies) = (keys.wal_prefix(), keys.body_prefix());
+        let (wal, bodies, inbox) = (keys.wal_prefix(), keys.body_prefix(), keys.inbox_prefix());
         // Newest first, so what is at or below the floor comes after the first name above it.
         let (above_wal, above_bodies) =
             (keys.wal(floors.wal + 1), keys.body(floors.wal + 1, Token(u128::MAX)));
-        let (wal_meter, body_meter) = (meter.fork(), meter.fork());
-        let (wal, bodies) = futures::try_join!(
-            list_after(client, &wal_meter, &wal, above_wal),
-            list_after(client, &body_meter, &bodies, above_bodies)
+        let above_inbox = keys.inbox(floors.wal, Token(u128::MAX));
+        let meters: [Meter; 3] = std::array::from_fn(|_| meter.fork());
+        let (wal, bodies, inbox) = futures::try_join!(
+            list_after(client, &meters[0], &wal, above_wal),
+            list_after(client, &meters[1], &bodies, above_bodies),
+            list_after(client, &meters[2], &inbox, above_inbox)
         )?;
         let mut found = Vec::new();
         let mut add = |listed: &Listed, object, reason| {
@@ -227,14 +230,16 @@ impl Look {
                 object,
             });
         };
-        for listed in
-            wal.iter().chain(&bodies).chain(&listings.segments).chain(&listings.deletes).chain(&listings.work)
-        {
+        let log = wal.iter().chain(&bodies).chain(&inbox);
+        for listed in log.chain(&listings.segments).chain(&listings.deletes).chain(&listings.work) {
             let floor = floors.wal;
             match part(&listed.key)? {
                 Part::Wal(seq) if seq <= floor => add(listed, Object::Plain, Reason::Entry { seq, floor }),
                 Part::Body(until, _) if until <= floor => {
                     add(listed, Object::Plain, Reason::Body { until, floor });
+                }
+                Part::Inbox(tail, _) if append::is_past(tail, floor) => {
+                    add(listed, Object::Plain, Reason::Offer { tail, floor });
                 }
                 Part::Rows(made) | Part::Index(made) | Part::Deletes(made) if made.base < floors.base => {
                     let reason = Reason::Unreachable { base: made.base, floor: floors.base };
@@ -316,6 +321,7 @@ impl Look {
 fn is_below(reason: &Reason, floors: &Floors) -> bool {
     match reason {
         Reason::Entry { seq, .. } | Reason::Body { until: seq, .. } => *seq <= floors.wal,
+        Reason::Offer { tail, .. } => append::is_past(*tail, floors.wal),
         Reason::Unreachable { base, .. } | Reason::Work { base } => *base < floors.base,
         Reason::Version { version, .. } => *version < floors.version,
         Reason::Pin { .. } | Reason::Temporary | Reason::Dropped => true,

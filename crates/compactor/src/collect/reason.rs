@@ -23,6 +23,13 @@ pub enum Reason {
         /// The log floor.
         floor: Seq,
     },
+    /// Batches that were offered to other writers: nobody may take them any more.
+    Offer {
+        /// The slot after which they were offered.
+        tail: Seq,
+        /// The log floor.
+        floor: Seq,
+    },
     /// A file of a segment, or a deletion bitmap, that no retained version has.
     Unreachable {
         /// The version that its maker started from.
@@ -70,6 +77,12 @@ impl fmt::Display for Reason {
                 write!(
                     f,
                     "rows for slots up to {until} of the log, which is at or below {floor}: they are in the segments, or were never accepted"
+                )
+            }
+            Reason::Offer { tail, floor } => {
+                write!(
+                    f,
+                    "offered after entry {tail} of the log, below {floor}: nobody may put it into an entry any more"
                 )
             }
             Reason::Unreachable { base, floor } => {

@@ -1,12 +1,17 @@
 use std::fs::File;
 use std::time::SystemTime;
 
+use esker_format::avro::container::Block;
+use esker_format::avro::encode_record;
 use esker_format::manifest::Stub;
+use esker_format::record::{Op, RecordRef};
 use esker_format::schema::{Metric, Settings, VectorType};
+use esker_format::wal::{PendingBatch, inbox};
 use esker_format::{Name, Token};
 use esker_store::{Client, Location, Seams, Store, StoreEnv, open};
 
 use super::*;
+use crate::{Compactor, Options};
 
 const HOUR: Duration = Duration::from_secs(60 * 60);
 
@@ -51,6 +56,43 @@ async fn temporary_files_of_the_dead_go() {
     assert_eq!((done.deleted, done.committed), (1, false));
     assert!(!dead.exists() && young.exists(), "only what nobody writes any more");
     assert!(plain.exists(), "an upload whose base is not below the floor may be in flight");
+}
+
+/// One row, as its writer offers it.
+fn offered(notes: &Collection, token: u128) -> PendingBatch {
+    let mut data = Vec::new();
+    encode_record(&mut data, &RecordRef { id: "a", vector: &[1.0, 2.0], ..RecordRef::default() });
+    let blocks = vec![Block { rows: 1, data: data.into() }];
+    let arrived_ms = notes.client().seams().clock.now_ms();
+    PendingBatch { token: Token(token), given: false, content: None, op: Op::Upsert, arrived_ms, blocks }
+}
+
+#[tokio::test]
+async fn offers_go_when_nobody_may_take_them() {
+    let (_folder, notes) = directory().await;
+    let meter = Meter::new();
+    for token in 1..=2 {
+        notes.append(&meter, offered(&notes, token)).await.unwrap();
+    }
+    let mut keys = Vec::new();
+    for (tail, token) in [(0, 5), (1, 6), (2, 7)] {
+        let (key, bytes) = inbox::encode(notes.id(), tail, &[offered(&notes, token)]).unwrap();
+        notes.client().overwrite(&meter, &key, bytes.into()).await.unwrap();
+        keys.push(key);
+    }
+    let collector = Collector::new(CollectOptions { retain: Duration::ZERO, grace: Duration::ZERO });
+    assert_eq!(collector.plan(&meter, &notes).await.unwrap().items, [], "the floor is 0");
+    Compactor::new(Options { threads: 1, seed: 3, ..Options::default() })
+        .compact(&meter, &notes, &|_| {})
+        .await
+        .unwrap();
+    let plan = collector.plan(&meter, &notes).await.unwrap();
+    let offers: Vec<_> = plan.items.iter().filter(|i| matches!(i.reason, Reason::Offer { .. })).collect();
+    assert_eq!(offers.iter().map(|i| &i.key).collect::<Vec<_>>(), [&keys[1], &keys[0]]);
+    assert!(offers[0].reason.to_string().contains("offered after entry 1 of the log, below 2"));
+    collector.run(&meter, &notes, &|_| {}).await.unwrap();
+    let left = notes.client().list_all(&meter, &notes.keys().inbox_prefix()).await.unwrap();
+    assert_eq!(left.iter().map(|l| &l.key).collect::<Vec<_>>(), [&keys[2]]);
 }
 
 #[test]

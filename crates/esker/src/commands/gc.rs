@@ -1,12 +1,10 @@
 //! `esker gc`.
 
-use std::sync::Arc;
-
 use esker_compactor::collect::{Progress, Stage};
+use esker_compactor::work::lives;
 use esker_compactor::{CollectOptions, Collected, Collector, Plan, Reason};
-use esker_format::keys::{Key, NAMES};
-use esker_format::{CollectionId, Error, Kind, Name, Result};
-use esker_store::{Collection, Meter, Store};
+use esker_format::{CollectionId, Result};
+use esker_store::Meter;
 use indicatif::ProgressBar;
 use serde_json::{Value, json};
 
@@ -59,41 +57,6 @@ pub async fn run(args: Gc, url: &str, output: &Output) -> Result<()> {
     }
     output.dim(cost_line(&meter.io(), (clock.elapsed() - start).as_secs_f64() * 1000.0));
     Ok(())
-}
-
-/// The collections that ever had a name, dropped ones first. The present one is opened as any command does.
-async fn lives(meter: &Meter, store: &Arc<Store>, name: &Name) -> Result<Vec<Arc<Collection>>> {
-    let records = store.client().list_all(meter, &format!("{NAMES}{name}/")).await?;
-    let mut numbers: Vec<u64> = Vec::new();
-    for listed in &records {
-        match Key::parse(&listed.key) {
-            Ok(Key::Name(_, n)) => numbers.push(n),
-            _ => return Err(Error::corrupt(&listed.key, "it is among the names and is no record's")),
-        }
-    }
-    numbers.sort_unstable();
-    let newest = numbers.last().copied();
-    let mut lives = Vec::new();
-    // Odd records bind the name, even ones say that it was dropped.
-    for n in numbers.into_iter().filter(|n| n % 2 == 1) {
-        if Some(n) == newest {
-            lives.push(store.collection(meter, name).await?);
-            continue;
-        }
-        let life = Collection::new(store.client().clone(), CollectionId::new(name.clone(), n.div_ceil(2)));
-        match life.newest(meter).await {
-            // Its maker died before the first manifest, and nothing else can be there.
-            Err(e) if e.kind() == Kind::NotFound => {}
-            newest => {
-                newest?;
-                lives.push(life);
-            }
-        }
-    }
-    match newest {
-        None => Err(Error::new(Kind::NotFound, format!("collection `{name}` does not exist"))),
-        Some(_) => Ok(lives),
-    }
 }
 
 fn show(bar: &ProgressBar, p: Progress) {

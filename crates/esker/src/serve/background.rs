@@ -3,13 +3,12 @@
 //! Several servers may share a store: whoever commits first wins, and the others step back for a while. What this
 //! process wrote itself it knows without a request; what others wrote it learns from the marks under `dirty/`.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use esker_compactor::Report;
-use esker_format::keys::{DIRTY, Key};
-use esker_format::{Kind, Name, Result, Seq, limits};
+use esker_compactor::{Report, work};
+use esker_format::{CollectionId, Kind, Name, Result, Seq, limits};
 use esker_store::{Collection, Meter, TailSeen};
 
 use super::measure;
@@ -35,7 +34,8 @@ const MOST_BACK_OFF: Duration = Duration::from_secs(300);
 /// Looks after the collections of a store until the server stops.
 pub async fn run(own: Arc<Own>) {
     let stop = own.shell.stop.clone();
-    let mut work = Work { own, known: HashMap::new(), marks_at: None, sweep_at: None };
+    let mut work =
+        Work { own, known: HashMap::new(), marks: BTreeMap::new(), marks_at: None, sweep_at: None };
     loop {
         tokio::select! {
             biased;
@@ -56,6 +56,8 @@ pub async fn run(own: Arc<Own>) {
 struct Work {
     own: Arc<Own>,
     known: HashMap<Name, Known>,
+    /// The newest mark of each collection, as they were listed.
+    marks: BTreeMap<CollectionId, Seq>,
     /// When the marks are listed next.
     marks_at: Option<Duration>,
     /// When the names are listed next.
@@ -100,7 +102,7 @@ impl Known {
         self.oldest = Some((oldest, since));
         let last = tail.last().map_or(0, |e| e.seq).max(self.mark);
         let bytes: u64 = tail.iter().map(|e| e.bytes).sum();
-        let long = last.saturating_sub(watermark) >= limits::FOLD_ENTRIES || bytes >= limits::FOLD_BYTES;
+        let long = work::is_long(last.saturating_sub(watermark), bytes);
         match now >= self.not_before && (long || now - since >= AGE) {
             true => Due::Now,
             false => Due::No,
@@ -156,15 +158,10 @@ impl Work {
 
     async fn list_marks(&mut self) -> Result<()> {
         let meter = Meter::new();
-        let marks = self.own.store.client().list_all(&meter, DIRTY).await;
+        let marks = work::marked(&self.own.store, &meter).await;
         measure::io(&meter.io(), "compaction");
-        for mark in marks? {
-            if let Ok(Key::Dirty(id, seq)) = Key::parse(&mark.key) {
-                self.own.shell.seen.add(id.name().as_str());
-                let known = self.known.entry(id.name().clone()).or_default();
-                known.mark = known.mark.max(seq);
-            }
-        }
+        self.marks = marks?;
+        self.marks.keys().for_each(|id| self.own.shell.seen.add(id.name().as_str()));
         Ok(())
     }
 
@@ -179,7 +176,8 @@ impl Work {
         let (now, share) = (self.now(), self.own.shell.seams.random.unit());
         let known = self.known.entry(name.clone()).or_default();
         match done {
-            Ok(Some(report)) if report.overtaken > 0 => known.step_back(now, share),
+            // Nothing to fold: a mark stands whose entry never came.
+            Ok(Some(report)) if report.overtaken > 0 || !report.committed => known.step_back(now, share),
             Ok(Some(report)) => {
                 known.back_off = Duration::ZERO;
                 let soon = now + known.folded(report.folded_entries, now);
@@ -216,7 +214,9 @@ impl Work {
     fn due(&mut self, name: &Name, collection: &Collection) -> Due {
         let now = self.now();
         let watermark = collection.last_seen().map_or(0, |m| m.watermark);
-        self.known.entry(name.clone()).or_default().due(watermark, &collection.tail_seen(), now)
+        let known = self.known.entry(name.clone()).or_default();
+        known.mark = self.marks.get(collection.id()).copied().unwrap_or(0);
+        known.due(watermark, &collection.tail_seen(), now)
     }
 }
 

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use esker_format::append;
 use esker_format::keys::{Key, Made, Part};
 use esker_format::manifest::Manifest;
 use esker_format::pin::Lease;
@@ -109,6 +110,7 @@ pub fn take(
                 Some(_) => Class::Tail,
                 None => Class::Orphan,
             },
+            Part::Inbox(tail, _) if append::is_past(*tail, newest.floors.wal) => Class::Garbage,
             Part::Inbox(..) => Class::Inbox,
             Part::Work(_) => Class::Work,
             Part::Pin(..) => Class::Pins,

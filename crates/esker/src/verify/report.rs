@@ -21,7 +21,7 @@ pub enum Class {
     Garbage,
     /// Uploaded, not committed, and above the floor: under way, or left over from a crash.
     Orphan,
-    /// Batches that wait to be combined.
+    /// Batches that were offered to other writers, whether an entry has them by now or not.
     Inbox,
     /// State of compactions that resume.
     Work,

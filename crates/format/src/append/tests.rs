@@ -38,3 +38,15 @@ fn what_was_read_holds_only_while_every_later_entry_is_known() {
     assert_eq!(claim(Between::Untouched, LOSSES), Claim::GiveUp);
     assert_eq!(claim(Between::Touched, LOSSES), Claim::GiveUp);
 }
+
+#[test]
+fn an_offer_is_taken_only_by_who_read_every_header_since() {
+    let read = Headers { after: 5, to: 9 };
+    assert!(may_take(5, &read, 5) && may_take(9, &read, 5));
+    assert!(!may_take(4, &read, 0), "its slot 5 was not read");
+    assert!(!may_take(10, &read, 0), "slot 10 is taken, and was not read");
+    assert!(!may_take(5, &read, 6), "slot 6 may have been deleted and put again");
+    let late = Headers { after: 0, to: limits::INBOX_REACH };
+    assert!(!may_take(0, &late, 0) && may_take(1, &late, 0));
+    assert!(is_past(5, 6) && !is_past(6, 6));
+}

@@ -13,7 +13,7 @@ use crate::schema::{Column, ColumnType, Schema};
 
 const SEQ_1: &str = "c/docs-1/wal/18446744073709551614.avro";
 
-fn upsert(token: u128, ids: &[&str]) -> PendingBatch {
+pub(super) fn upsert(token: u128, ids: &[&str]) -> PendingBatch {
     let records: Vec<Record> = ids.iter().map(|id| record(id, &[1.5, -2.0])).collect();
     let blocks = records.chunks(2).map(|r| Block { rows: r.len() as u64, data: block(r).into() }).collect();
     let (token, op) = (Token(token), Op::Upsert);
@@ -28,7 +28,7 @@ fn delete(token: u128, ids: &[&str]) -> PendingBatch {
     PendingBatch { token, given: false, content: None, op, arrived_ms: 1_750_000_000_001, blocks }
 }
 
-fn batches() -> Vec<PendingBatch> {
+pub(super) fn batches() -> Vec<PendingBatch> {
     vec![upsert(1, &["a", "b", "c"]), delete(2, &["d", "a"]), upsert(3, &["e"])]
 }
 

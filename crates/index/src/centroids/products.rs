@@ -47,32 +47,36 @@ pub(super) fn round_query(query: &[f32]) -> (Rounded, f32) {
     (rounded, step)
 }
 
-/// `out[leaf]` = Σ code · query.
-pub(super) fn products(codes: &[Line], query: &Rounded, out: &mut [f32]) {
+/// `out[i]` = Σ code · query over the lines of the i-th centroid.
+pub(super) fn products<'a>(centroids: impl Iterator<Item = &'a [Line]>, query: &Rounded, out: &mut [f32]) {
     #[cfg(target_arch = "x86_64")]
     {
         if is_x86_feature_detected!("avx512bw") && is_x86_feature_detected!("avx512vnni") {
             // SAFETY: the features were detected on this machine.
-            unsafe { products_vnni(codes, query, out) };
+            unsafe { products_vnni(centroids, query, out) };
             return;
         }
         if is_x86_feature_detected!("avx2") {
             // SAFETY: the feature was detected on this machine.
-            unsafe { products_avx2(codes, query, out) };
+            unsafe { products_avx2(centroids, query, out) };
             return;
         }
     }
-    products_scalar(codes, query, out);
+    products_scalar(centroids, query, out);
 }
 
 /// The scalar twin: integers, so exact in all.
-pub(super) fn products_scalar(codes: &[Line], query: &Rounded, out: &mut [f32]) {
+pub(super) fn products_scalar<'a>(
+    centroids: impl Iterator<Item = &'a [Line]>,
+    query: &Rounded,
+    out: &mut [f32],
+) {
     let coordinates: Vec<i32> = (query.high.iter().zip(&query.low))
         .flat_map(|(high, low)| {
             high.0.iter().zip(&low.0).map(|(high, low)| 64 * i32::from(*high) + i32::from(*low))
         })
         .collect();
-    for (centroid, out) in codes.chunks_exact(query.high.len().max(1)).zip(out) {
+    for (centroid, out) in centroids.zip(out) {
         let products = centroid.iter().zip(coordinates.chunks_exact(LINE)).map(|(line, query)| {
             line.0.iter().zip(query).map(|(code, query)| i32::from(*code) * query).sum::<i32>()
         });
@@ -82,7 +86,11 @@ pub(super) fn products_scalar(codes: &[Line], query: &Rounded, out: &mut [f32]) 
 
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx2")]
-pub(super) fn products_avx2(codes: &[Line], query: &Rounded, out: &mut [f32]) {
+pub(super) fn products_avx2<'a>(
+    centroids: impl Iterator<Item = &'a [Line]>,
+    query: &Rounded,
+    out: &mut [f32],
+) {
     use std::arch::x86_64::*;
     let widen = |line: &Line, part: usize| {
         // SAFETY: sixteen of the line's 64 codes, from 16·part with part < 4.
@@ -93,7 +101,7 @@ pub(super) fn products_avx2(codes: &[Line], query: &Rounded, out: &mut [f32]) {
         let joined = |part| _mm256_add_epi16(_mm256_slli_epi16::<6>(widen(high, part)), widen(low, part));
         coordinates.push([joined(0), joined(1), joined(2), joined(3)]);
     }
-    for (centroid, out) in codes.chunks_exact(query.high.len().max(1)).zip(out) {
+    for (centroid, out) in centroids.zip(out) {
         let mut total = 0i64;
         for (lines, coordinates) in centroid.chunks(BLOCK).zip(coordinates.chunks(BLOCK)) {
             let mut sums = _mm256_setzero_si256();
@@ -114,12 +122,12 @@ pub(super) fn products_avx2(codes: &[Line], query: &Rounded, out: &mut [f32]) {
 /// With byte products: codes are shifted to u8, which adds 128·Σ query.
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
-fn products_vnni(codes: &[Line], query: &Rounded, out: &mut [f32]) {
+fn products_vnni<'a>(centroids: impl Iterator<Item = &'a [Line]>, query: &Rounded, out: &mut [f32]) {
     use std::arch::x86_64::*;
     // SAFETY: a line is 64 readable bytes, aligned to 64.
     let load = |line: &Line| unsafe { _mm512_load_si512(line.0.as_ptr().cast()) };
     let sign = _mm512_set1_epi8(i8::MIN);
-    for (centroid, out) in codes.chunks_exact(query.high.len().max(1)).zip(out) {
+    for (centroid, out) in centroids.zip(out) {
         let mut total = -128 * query.sum;
         let parts = query.high.chunks(BLOCK).zip(query.low.chunks(BLOCK));
         for (lines, (high, low)) in centroid.chunks(BLOCK).zip(parts) {

@@ -68,26 +68,33 @@ pub async fn run(
     let (inspected, in_flight) = (plan.inspected(), plan.in_flight());
     let mut now = Progress { file_bytes: inspected.bytes, total_rows: inspected.rows, ..Progress::default() };
     let read = Arc::new(AtomicU64::new(0));
-    let (send, mut receive) = mpsc::channel::<(Token, Cut)>(plan.in_flight());
+    let (send, mut receive) = mpsc::channel::<Named>(plan.in_flight());
+    let again = clock.now_ms();
     let counter = read.clone();
     let reader = tokio::task::spawn_blocking(move || {
         let (fingerprint, mut number) = (plan.fingerprint()?, 0u64);
         plan.encode(&counter, &mut |cut| {
-            let token = token(fingerprint, number, &cut);
+            let (token, again) =
+                (token(fingerprint, number, 0, &cut), token(fingerprint, number, again, &cut));
             number += 1;
-            send.blocking_send((token, cut)).map_err(|_| stopped())
+            send.blocking_send(Named { number: number - 1, token, again, cut }).map_err(|_| stopped())
         })
     });
 
     let (mut report, mut failed) = (Report::default(), None);
     let mut appends = FuturesUnordered::new();
     let mut flying = Flying { most: in_flight, ids: Vec::new() };
-    let mut waiting: Option<(Token, Cut)> = None;
+    let mut waiting: Option<Named> = None;
+    // The first batch that was not in the collection before.
+    let mut first_new: Option<u64> = None;
     let mut open = true;
     loop {
-        if let Some((token, cut)) = waiting.take_if(|(_, cut)| flying.admits(cut)) {
-            flying.start(&cut);
-            appends.push(append(sink, token, cut, clock));
+        if let Some(batch) = waiting.take_if(|batch| flying.admits(&batch.cut)) {
+            flying.start(&batch.cut);
+            // A killed run left no more batches out than were in flight. One so far before this batch was forgotten, so it
+            // was written again, after this one: to keep the file's order so is this.
+            let behind = first_new.is_some_and(|first| batch.number >= first + in_flight as u64);
+            appends.push(append(sink, batch, behind, clock));
         }
         let room = failed.is_none() && open && waiting.is_none() && appends.len() < in_flight;
         tokio::select! {
@@ -98,7 +105,10 @@ pub async fn run(
             },
             Some(done) = appends.next(), if !appends.is_empty() => match done {
                 Ok(done) => {
-                    flying.end(done.number);
+                    flying.end(done.first_row);
+                    if !done.appended.duplicate {
+                        first_new = Some(first_new.map_or(done.number, |first| first.min(done.number)));
+                    }
                     done.count(&mut report);
                     now = Progress { rows: report.rows, skipped: report.skipped, bytes: report.bytes, ..now };
                     now.file_read = read.load(Ordering::Relaxed);
@@ -130,11 +140,22 @@ fn stopped() -> Error {
     Error::internal("the import was stopped")
 }
 
-/// Names a batch: equal for equal content at the same place of the same file.
-fn token(fingerprint: Token, number: u64, cut: &Cut) -> Token {
-    let mut key = Vec::with_capacity(24 + 24 * cut.blocks.len());
+/// A batch under its name, and under the one by which this run alone writes it.
+struct Named {
+    number: u64,
+    token: Token,
+    again: Token,
+    cut: Cut,
+}
+
+/// Names a batch: equal for equal content at the same place of the same file, in runs of equal `run`.
+fn token(fingerprint: Token, number: u64, run: i64, cut: &Cut) -> Token {
+    let mut key = Vec::with_capacity(32 + 24 * cut.blocks.len());
     key.extend_from_slice(&fingerprint.0.to_le_bytes());
     key.extend_from_slice(&number.to_le_bytes());
+    if run != 0 {
+        key.extend_from_slice(&run.to_le_bytes());
+    }
     for block in &cut.blocks {
         key.extend_from_slice(&block.rows.to_le_bytes());
         key.extend_from_slice(&Token::of_key(&block.data).0.to_le_bytes());
@@ -145,6 +166,7 @@ fn token(fingerprint: Token, number: u64, cut: &Cut) -> Token {
 /// A batch that is in the collection.
 struct Done {
     number: u64,
+    first_row: u64,
     rows: u64,
     bytes: u64,
     appended: Appended,
@@ -163,10 +185,12 @@ impl Done {
 }
 
 /// Appends a batch, then makes room for the next; while there is none, offers it again. So it does where the store does
-/// not answer or the outcome is unknown: under its token a batch is there once.
-async fn append(sink: &dyn BatchSink, token: Token, cut: Cut, clock: &dyn Clock) -> Result<Done> {
-    let (number, rows, bytes) = (cut.first_row, cut.rows(), cut.bytes() as u64);
-    let (batch, summary) = cut.into_pending(token, true, clock.now_ms());
+/// not answer or the outcome is unknown: under its token a batch is there once. One that is there already is written again
+/// if it is `behind` others.
+async fn append(sink: &dyn BatchSink, named: Named, behind: bool, clock: &dyn Clock) -> Result<Done> {
+    let Named { number, token, again, cut } = named;
+    let (first_row, rows, bytes) = (cut.first_row, cut.rows(), cut.bytes() as u64);
+    let (mut batch, summary) = cut.into_pending(token, true, clock.now_ms());
     let (mut offers, mut outages) = (0, 0);
     let mut appended = loop {
         offers += 1;
@@ -177,6 +201,7 @@ async fn append(sink: &dyn BatchSink, token: Token, cut: Cut, clock: &dyn Clock)
                 clock.sleep(OUTAGE_WAIT * (1 << outages)).await;
                 outages += 1;
             }
+            Ok(done) if done.duplicate && behind && batch.token == token => batch.token = again,
             answer => break answer?,
         }
     };
@@ -188,13 +213,14 @@ async fn append(sink: &dyn BatchSink, token: Token, cut: Cut, clock: &dyn Clock)
     if let Err(e) = sink.maybe_compact().await {
         tracing::warn!(error = %e, "the log could not be compacted");
     }
-    Ok(Done { number, rows, bytes, appended })
+    Ok(Done { number, first_row, rows, bytes, appended })
 }
 
 /// The ids of the batches in flight. Their order in the log is open, so a batch that repeats one of their ids waits:
 /// then the file's order holds for every id, also between a killed run and the next.
 struct Flying {
     most: usize,
+    /// By the first row of each.
     ids: Vec<(u64, HashSet<u64>)>,
 }
 
@@ -208,7 +234,7 @@ impl Flying {
         self.ids.push((cut.first_row, cut.summary.ids.iter().copied().collect()));
     }
 
-    fn end(&mut self, number: u64) {
-        self.ids.retain(|(n, _)| *n != number);
+    fn end(&mut self, first_row: u64) {
+        self.ids.retain(|(row, _)| *row != first_row);
     }
 }

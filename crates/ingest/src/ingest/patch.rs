@@ -48,7 +48,7 @@ impl Ingest {
             let message = format!("{} patches; 1 to {} are possible", patches.len(), limits::BATCH_ROWS);
             return Err(Error::invalid("records", message));
         }
-        let attempt = self.attempt(options.token);
+        let attempt = self.attempt(options.token)?;
         let write = async {
             let mut again = false;
             loop {

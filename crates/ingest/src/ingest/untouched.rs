@@ -38,7 +38,7 @@ impl Ingest {
             let message = format!("{} ids; 1 to {} are possible", ids.len(), limits::BATCH_ROWS);
             return Err(Error::invalid("ids", message));
         }
-        let attempt = self.attempt(token);
+        let attempt = self.attempt(token)?;
         self.in_time(&attempt, self.tombstones(meter, name, ids, since, &attempt)).await
     }
 

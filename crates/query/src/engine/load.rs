@@ -103,6 +103,8 @@ impl Reader {
                 (true, false) => Some(Want::Leaves(&leaves[i])),
                 _ => None,
             };
+            // Of codes that are kept all are scanned.
+            let plane = if segment.held_codes().is_some() { want.map(|_| Want::All) } else { want };
             let meta = &draft.manifest.segments[i];
             let (draft, filter, leaves) = (&draft, filter.as_deref(), &leaves[i]);
             // Before any of them is sent: none waits for another.
@@ -116,7 +118,7 @@ impl Reader {
                     self.deletes(draft, d, meta, draft.parts[i].as_ref()),
                     answer,
                     read_codes(client, c, segment, want),
-                    read_idplane(client, p, segment, want.filter(|_| many_ids && !hold)),
+                    read_idplane(client, p, segment, plane.filter(|_| many_ids && !hold)),
                     segment.read_payload_sizes(client, s, leaves),
                     segment.rows_of_hashes(client, h, need.hashes),
                 )?;

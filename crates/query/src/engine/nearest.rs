@@ -12,6 +12,7 @@ use roaring::RoaringBitmap;
 use super::Reader;
 use super::leaves::{Budget, affordable};
 use super::load::Part;
+use super::missed::missed;
 use super::rerank::Wanted;
 use crate::search::estimate::Estimates;
 use crate::search::probe::{FEW, Held, probe};
@@ -44,6 +45,8 @@ pub(crate) struct Found {
     pub codes: u64,
     pub reranked: u64,
     pub rounds: u32,
+    /// The share of the nearest rows to expect where no codes were read though the recall asks for them.
+    pub missed: f64,
     /// Rows of the tail that were measured.
     pub tail_rows: u64,
 }
@@ -116,7 +119,16 @@ impl Reader {
         });
         let read = futures::future::try_join_all(reads).await?;
         let (leaves, codes, reranked) = (effort.leaves, effort.codes + tail.codes, effort.reranked);
-        Ok(Found { rows, read, rule: "memory", leaves, codes, reranked, rounds: 0, tail_rows: tail.rows })
+        Ok(Found {
+            rows,
+            read,
+            rule: "memory",
+            leaves,
+            codes,
+            reranked,
+            tail_rows: tail.rows,
+            ..Found::default()
+        })
     }
 
     /// Candidates from the codes that were read, and from further rounds of them as far as a filter or too few rows make
@@ -185,6 +197,7 @@ impl Reader {
             round = futures::future::try_join_all(reads).await?;
         }
         found.codes = estimates.scanned;
+        found.missed = left_out(scene, &posed, &left, estimates.kth_score());
         let narrow = filtered && (scene.loaded.whole || matching <= SCANNED_ROWS);
         let (least, most) = if narrow {
             // INDEX §3 takes all 100; what is far below the k-th estimate need not be read.
@@ -198,7 +211,10 @@ impl Reader {
         };
         let share = 1.0 - RERANK_LOSS * f64::from(1.0 - scene.min_recall);
         let (least, most) = (least + doubtful, most + doubtful);
-        Ok((Wanted::Candidates(estimates.cut(share, least, most), least), found))
+        let mut candidates = estimates.cut(share, least, most);
+        // Where not all can be read, those are left out whose id has a hash of 64 bits that the tail touched, too.
+        candidates.sort_by_key(|c| c.suspect);
+        Ok((Wanted::Candidates(candidates, least), found))
     }
 
     /// Per segment the rows of a round whose ids may have been touched by a tail of many ids.
@@ -252,6 +268,21 @@ fn masks(parts: &[Part], rows: &[Rows], codes: &[Arc<Codes>]) -> Vec<Mask> {
     all.map(|((part, rows), codes)| Mask::new(&part.segment, rows, codes)).collect()
 }
 
+/// The share of the nearest rows to expect in leaves that are `left`, of all segments, whose k-th row has the score `kth`.
+fn left_out(scene: &Scene<'_>, posed: &[Posed<'_>], left: &[Vec<bool>], kth: f32) -> f64 {
+    if kth == f32::NEG_INFINITY {
+        return 0.0;
+    }
+    let total: u64 = posed.iter().map(|p| u64::from(p.segment.row_count())).sum();
+    let of_segment = |i: usize| {
+        let p = &posed[i];
+        let leaf = |leaf: u32| left[i][leaf as usize] && scene.rows_in_leaf(i, leaf) > 0;
+        let leaves = (0u32..).zip(&p.scores).map(|(l, score)| (kth - score, !leaf(l))).collect();
+        missed(p.segment.header.calibration(), leaves) * f64::from(p.segment.row_count())
+    };
+    (0..posed.len()).map(of_segment).sum::<f64>() / total.max(1) as f64
+}
+
 /// Leaves to read next: not scanned, with rows that count, and a score of at least `bound` of their segment; best first as
 /// far as a round goes, though not before there are `least` such rows in them.
 fn further(
@@ -271,11 +302,7 @@ fn further(
     order.sort_unstable_by(|a, b| b.0.total_cmp(&a.0).then((a.1, a.2).cmp(&(b.1, b.2))));
     let (mut best, mut rows, mut needed) = (Vec::with_capacity(order.len()), 0, 0);
     for (_, i, leaf) in order {
-        let own = posed[i].segment.header.leaf(leaf).ordinals;
-        let count = match &scene.rows[i] {
-            Rows::All => own.len() as u64,
-            Rows::Only(only) => only.range_cardinality(own),
-        };
+        let count = scene.rows_in_leaf(i, leaf);
         if count > 0 || posed[i].segment.spilled() {
             best.push((i, leaf));
             needed += usize::from(rows < least as u64);

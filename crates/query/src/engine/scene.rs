@@ -64,6 +64,15 @@ impl Scene<'_> {
         !self.resolved && self.view.tail.ids() > FEW_IDS
     }
 
+    /// Rows of a leaf that count; the copies of others that it has are not among them.
+    pub fn rows_in_leaf(&self, part: usize, leaf: u32) -> u64 {
+        let own = self.loaded.parts[part].segment.header.leaf(leaf).ordinals;
+        match &self.rows[part] {
+            Rows::All => own.len() as u64,
+            Rows::Only(only) => only.range_cardinality(own),
+        }
+    }
+
     /// Adds the tail's nearest rows.
     pub fn add_tail(&self, asked: &Asked, best: &mut TopK<Place>) -> Measured {
         self.view.tail.nearest(&self.tail, self.codes.as_deref(), asked, best)
@@ -87,7 +96,9 @@ impl Reader {
         let known = if plain { state.whole(version, position) } else { None };
         let known = known.filter(|whole| !held || whole.masks.len() == loaded.parts.len());
         let (rows, masks, resolved) = match known {
-            Some(whole) => (whole.rows.clone(), whole.masks.clone(), true),
+            Some(whole) => {
+                (whole.rows.clone(), if held { whole.masks.clone() } else { Arc::default() }, true)
+            }
             None => {
                 // In memory what the tail superseded costs no request to find; elsewhere it may be known already.
                 let superseded = match state.superseded(version, position) {

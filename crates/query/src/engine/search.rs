@@ -192,7 +192,8 @@ fn explain(scene: &Scene<'_>, found: &[Found], min_recall: f32) -> Explain {
         estimated_recall: if scene.is_exact() || found.iter().all(|f| matches!(f.rule, "rows" | "tail")) {
             1.0
         } else {
-            calibrated
+            let missed = found.iter().map(|f| f.missed).sum::<f64>() / found.len().max(1) as f64;
+            calibrated.min(1.0 - missed as f32)
         },
         tail_rows: sum(|f| f.tail_rows),
         tail_ids: scene.view.tail.ids() as u64,

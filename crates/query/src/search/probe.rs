@@ -1,20 +1,21 @@
-//! The search of segments that are held in memory: leaves in order of their score, each row whose estimate leaves a
-//! chance measured at once, in place.
+//! The search of segments that are held in memory: batches of leaves in order of their score, of each batch the rows whose
+//! estimates leave a chance measured in place.
 
 use std::collections::HashSet;
 
 use esker_format::segment::index::Calibration;
-use esker_index::{Bound, Run, TopK};
+use esker_index::{Bound, CodeQuery, Run, TopK, prefetch};
 
-use super::{Asked, NEIGHBOURHOOD, Place, Posed, SCANNED_ROWS, SLACK, is_thin, thin_margin};
+use super::rank::{Ranked, Ranking};
+use super::{Asked, NEIGHBOURHOOD, Place, SCANNED_ROWS, SLACK, is_thin, thin_margin};
 use crate::segment::{Codes, Mask, Rows, Segment};
 
 /// Leaves scanned before the first look at whether more are needed.
 const FIRST_LEAVES: usize = 4;
 /// Leaves scanned between two looks.
 const NEXT_LEAVES: usize = 16;
-/// Leaves put in order at a time.
-const ORDERED: usize = 64;
+/// Rows whose vectors are on their way from memory while one is measured.
+const AHEAD: usize = 4;
 /// Up to this many rows are measured without looking at their codes.
 pub(crate) const FEW: u64 = 32;
 
@@ -50,22 +51,14 @@ pub(crate) fn probe(asked: &Asked, held: &[Held<'_>], few: u64, best: &mut TopK<
         }
         return effort;
     }
-    let posed: Vec<Posed<'_>> = held.iter().map(|h| Posed::new(asked, h.segment)).collect();
-    let mut order: Vec<(f32, u32, u32)> = Vec::with_capacity(posed.iter().map(|p| p.scores.len()).sum());
-    for (number, p) in (0u32..).zip(&posed) {
-        order.extend((0u32..).zip(&p.scores).map(|(leaf, score)| (*score, number, leaf)));
-    }
-    let (mut at, mut step) = (0, FIRST_LEAVES);
-    let mut ordered = put_in_order(&mut order, 0);
-    let near = order[..ordered.min(NEIGHBOURHOOD)].iter();
+    let mut ranking = Ranking::new(asked, held.iter().map(|h| h.segment));
+    let mut lot = ranking.next(|_, _| true).to_vec();
     let total: u64 = held.iter().map(|h| u64::from(h.segment.row_count())).sum();
-    let thin = is_thin(
-        matching as f64 / total as f64,
-        near.map(|(_, number, leaf)| {
-            let h = &held[*number as usize];
-            (h.segment, h.rows, *leaf)
-        }),
-    );
+    let near = lot.iter().take(NEIGHBOURHOOD).map(|(_, number, leaf)| {
+        let h = &held[*number as usize];
+        (h.segment, h.rows, *leaf)
+    });
+    let thin = is_thin(matching as f64 / total as f64, near);
     let margin = |number: u32| match &held[number as usize].limits {
         None => f32::INFINITY,
         Some(_) if thin && matching <= SCANNED_ROWS => f32::INFINITY,
@@ -73,62 +66,104 @@ pub(crate) fn probe(asked: &Asked, held: &[Held<'_>], few: u64, best: &mut TopK<
         Some(limits) => limits.b,
     };
     let widest = (0..held.len() as u32).map(margin).fold(f32::NEG_INFINITY, f32::max);
-    let mut batch: Vec<(u32, u32)> = Vec::with_capacity(NEXT_LEAVES);
+    let mut scan = Scan { asked, found: Vec::new(), seen: HashSet::new() };
+    let mut batch: Vec<Ranked> = Vec::with_capacity(NEXT_LEAVES);
     let mut runs: Vec<Run> = Vec::with_capacity(NEXT_LEAVES);
-    // Rows met in a leaf already, where leaves hold copies.
-    let mut seen = HashSet::new();
-    while at < order.len() {
-        if at == ordered {
-            ordered = put_in_order(&mut order, ordered);
+    let mut step = FIRST_LEAVES;
+    while !lot.is_empty() {
+        let mut at = 0;
+        while at < lot.len() {
+            let kth = asked.metric.score(best.worst());
+            if lot[at].0 + widest < kth {
+                break;
+            }
+            let end = (at + step).min(lot.len());
+            batch.clear();
+            batch.extend(lot[at..end].iter().filter(|(score, number, _)| score + margin(*number) >= kth));
+            batch.sort_unstable_by_key(|(_, number, leaf)| (*number, *leaf));
+            for same in batch.chunk_by(|a, b| a.1 == b.1) {
+                let number = same[0].1;
+                runs.clear();
+                runs.extend(same.iter().map(|leaf| ranking.run(*leaf)));
+                effort.leaves += runs.len() as u64;
+                effort.codes += runs.iter().map(|r| (r.end - r.first) as u64).sum::<u64>();
+                effort.reranked +=
+                    scan.runs(number, &held[number as usize], ranking.codes(number), &runs, best);
+            }
+            (at, step) = (end, NEXT_LEAVES);
         }
         let kth = asked.metric.score(best.worst());
-        if order[at].0 + widest < kth {
-            break;
-        }
-        let end = (at + step).min(ordered);
-        batch.clear();
-        let wanted = order[at..end].iter().filter(|(score, number, _)| score + margin(*number) >= kth);
-        batch.extend(wanted.map(|(_, number, leaf)| (*number, *leaf)));
-        batch.sort_unstable();
-        for same in batch.chunk_by(|a, b| a.0 == b.0) {
-            let number = same[0].0;
-            let (h, p) = (&held[number as usize], &posed[number as usize]);
-            runs.clear();
-            runs.extend(same.iter().map(|(_, leaf)| p.run(*leaf)));
-            effort.leaves += runs.len() as u64;
-            effort.codes += runs.iter().map(|r| (r.end - r.first) as u64).sum::<u64>();
-            effort.reranked += scan(asked, number, h, p, &runs, &mut seen, best);
-        }
-        (at, step) = (end, NEXT_LEAVES);
+        lot.clear();
+        lot.extend(ranking.next(|most, number| most + margin(number) >= kth));
     }
     effort
 }
 
-/// Scans runs of one segment; returns how many rows were measured.
-fn scan(
-    asked: &Asked,
-    number: u32,
-    h: &Held<'_>,
-    p: &Posed<'_>,
-    runs: &[Run],
-    seen: &mut HashSet<Place>,
-    best: &mut TopK<Place>,
-) -> u64 {
-    let metric = asked.metric;
-    let (mut reranked, spilled) = (0, h.segment.spilled());
-    let bound = Bound { threshold: metric.rankable(best.worst()), slack: SLACK };
-    h.codes.scan(&p.codes, runs, h.mask, bound, |posting, _, _| {
-        if let Some(ordinal) = h.segment.ordinal(posting, h.codes) {
-            reranked += 1;
-            let distance = distance(asked, h.segment, ordinal);
-            let place = (number, u64::from(ordinal));
-            if !spilled || seen.insert(place) {
-                best.push(distance, place);
+/// The scan of leaves, a batch at a time.
+struct Scan<'a> {
+    asked: &'a Asked,
+    /// Rows of the batch that have a chance.
+    found: Vec<Chance>,
+    /// Rows that were measured, where leaves hold copies.
+    seen: HashSet<Place>,
+}
+
+/// A row that may be among the nearest: estimate, its error, ordinal.
+type Chance = (f32, f32, u32);
+
+impl Scan<'_> {
+    /// Scans runs of one segment and measures the rows that have a chance, those with the least estimates first; returns
+    /// how many were measured.
+    fn runs(
+        &mut self,
+        number: u32,
+        h: &Held<'_>,
+        codes: &CodeQuery,
+        runs: &[Run],
+        best: &mut TopK<Place>,
+    ) -> u64 {
+        let (metric, spilled) = (self.asked.metric, h.segment.spilled());
+        let threshold = metric.rankable(best.worst());
+        // While there are fewer than k rows, the estimates themselves tell what is far. Rows may come twice in what is
+        // spilled, and the least of many estimates are too small: more than k are waited for.
+        let patience = if threshold < f32::INFINITY { 0 } else { best.k() * if spilled { 4 } else { 2 } };
+        let mut nearest = TopK::new(patience);
+        let found = &mut self.found;
+        found.clear();
+        h.codes.scan(codes, runs, h.mask, Bound { threshold, slack: SLACK }, |posting, estimate, err| {
+            if let Some(ordinal) = h.segment.ordinal(posting, h.codes) {
+                found.push((estimate, err, ordinal));
+                if patience > 0 && err.is_finite() {
+                    nearest.push(estimate, ordinal);
+                }
+            }
+            if patience > 0 { nearest.worst() } else { threshold }
+        });
+        found.sort_unstable_by(|a, b| a.0.total_cmp(&b.0).then(a.2.cmp(&b.2)));
+        self.measure(number, h, spilled, best)
+    }
+
+    fn measure(&mut self, number: u32, h: &Held<'_>, spilled: bool, best: &mut TopK<Place>) -> u64 {
+        let metric = self.asked.metric;
+        let has_chance = |(estimate, err, _): &Chance, best: &TopK<Place>| {
+            err.is_infinite() || estimate - SLACK * err < metric.rankable(best.worst())
+        };
+        let mut measured = 0;
+        for (at, chance) in self.found.iter().enumerate() {
+            if let Some(next) = self.found.get(at + AHEAD).filter(|next| has_chance(next, best)) {
+                h.segment.held_vector(next.2).into_iter().for_each(prefetch);
+            }
+            if !has_chance(chance, best) {
+                continue;
+            }
+            let place = (number, u64::from(chance.2));
+            if !spilled || self.seen.insert(place) {
+                measured += 1;
+                best.push(distance(self.asked, h.segment, chance.2), place);
             }
         }
-        metric.rankable(best.worst())
-    });
-    reranked
+        measured
+    }
 }
 
 /// Exact distance of a held row; NaN, which no list takes, if it is not held.
@@ -138,18 +173,4 @@ fn distance(asked: &Asked, segment: &Segment, ordinal: u32) -> f32 {
         Some(bytes) => asked.exact.row_bytes(segment.width(), bytes),
         None => f32::NAN,
     }
-}
-
-/// Puts the next best leaves in order; returns how many are in order now.
-fn put_in_order(order: &mut [(f32, u32, u32)], ordered: usize) -> usize {
-    let better =
-        |a: &(f32, u32, u32), b: &(f32, u32, u32)| b.0.total_cmp(&a.0).then((a.1, a.2).cmp(&(b.1, b.2)));
-    let rest = &mut order[ordered..];
-    // Few queries look at more leaves than a few times the first lot.
-    let next = if ordered == 0 { ORDERED } else { ordered * 3 }.min(rest.len());
-    if next < rest.len() {
-        rest.select_nth_unstable_by(next, better);
-    }
-    rest[..next].sort_unstable_by(better);
-    ordered + next
 }

@@ -233,8 +233,8 @@ pub struct Explain {
     pub codes_scanned: u64,
     /// Exact distances to rows of segments.
     pub rows_reranked: u64,
-    /// The recall that may be expected of it: what the limits met when the segments were built, on rows asked as queries;
-    /// 1 where every row that counts was measured.
+    /// The recall that may be expected of it: what the limits met when the segments were built, on rows asked as queries, or
+    /// less where the budget of requests and bytes ended before every leaf was read that they ask for; 1 where every row that counts was measured.
     pub estimated_recall: f32,
     /// Rows of the tail that were measured.
     pub tail_rows: u64,

@@ -271,6 +271,7 @@ impl Segment {
         if self.spilled() {
             self.read_codes(client, meter, super::Want::All).await?;
         }
+        self.hold_coarse();
         self.hold_heads().await
     }
 

@@ -127,7 +127,7 @@ impl ExecutionPlan for CollectionExec {
         self.replace_children(children, ReplaceChildrenOptions::new(ChildrenPropertiesMode::Recompute))
     }
 
-    fn execute(&self, _: usize, _: Arc<TaskContext>) -> Result<SendableRecordBatchStream> {
+    fn execute(&self, _: usize, context: Arc<TaskContext>) -> Result<SendableRecordBatchStream> {
         let schema = self.schema();
         let rows: SendableRecordBatchStream = match &self.access {
             Access::Scan { .. } => {
@@ -154,7 +154,9 @@ impl ExecutionPlan for CollectionExec {
                 Box::pin(RecordBatchStreamAdapter::new(schema, stream::once(found)))
             }
         };
-        Ok(rows)
+        let most = context.session_config().batch_size();
+        let (schema, rows) = (rows.schema(), rows.map_ok(move |batch| stream::iter(slices(batch, most))));
+        Ok(Box::pin(RecordBatchStreamAdapter::new(schema, rows.try_flatten())))
     }
 
     fn statistics_from_inputs(&self, _: &[Arc<Statistics>], _: &StatisticsArgs) -> Result<Arc<Statistics>> {
@@ -166,6 +168,12 @@ impl ExecutionPlan for CollectionExec {
         }
         Ok(Arc::new(statistics))
     }
+}
+
+/// A batch in batches of at most so many rows.
+fn slices(batch: RecordBatch, most: usize) -> impl Iterator<Item = Result<RecordBatch>> {
+    let rows = batch.num_rows();
+    (0..rows.max(1)).step_by(most.max(1)).map(move |at| Ok(batch.slice(at, most.min(rows - at))))
 }
 
 /// Hits hold their columns, then the distance; the plan wants them in its own order.

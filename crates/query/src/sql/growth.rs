@@ -7,7 +7,7 @@ use arrow::array::{Array, ArrayRef, AsArray, GenericListArray, OffsetSizeTrait};
 use arrow::compute::kernels::concat_elements::concat_elements_utf8;
 use arrow::compute::{can_cast_types, cast, concat};
 use arrow::datatypes::{DataType, FieldRef};
-use datafusion::common::tree_node::{Transformed, TreeNode};
+use datafusion::common::tree_node::{Transformed, TreeNode, TreeNodeRecursion};
 use datafusion::common::{Result, ScalarValue, plan_err};
 use datafusion::logical_expr::expr::ScalarFunction;
 use datafusion::logical_expr::expr_rewriter::NamePreserver;
@@ -27,7 +27,7 @@ const NUMBER: usize = 32;
 const EXPANDED: usize = 16;
 
 /// Which these are. Others that make long values of short ones are not in the session at all.
-const GROWING: [&str; 24] = [
+const GROWING: [&str; 25] = [
     "array_append",
     "array_concat",
     "array_insert",
@@ -50,9 +50,27 @@ const GROWING: [&str; 24] = [
     "row",
     "string_to_array",
     "struct",
+    "text_concat",
     "to_char",
     "translate",
 ];
+
+/// How many rows of a plan that was optimised may be in one batch, of `rows` that are usual: an operator makes a column of a
+/// constant, as long as the batch.
+pub(super) fn rows_at_once(plan: &LogicalPlan, rows: usize) -> Result<usize> {
+    let mut bytes = 0;
+    plan.apply_with_subqueries(|node| {
+        node.apply_expressions(|expr| {
+            expr.apply(|expr| {
+                if let Expr::Literal(value, _) = expr {
+                    bytes += size(&ColumnarValue::Scalar(value.clone()), 1).total;
+                }
+                Ok(TreeNodeRecursion::Continue)
+            })
+        })
+    })?;
+    Ok((MOST / bytes.max(1)).clamp(1, rows))
+}
 
 /// The plan as written, with every such function kept to the size.
 pub(super) fn bounded(plan: LogicalPlan) -> Result<LogicalPlan> {
@@ -191,6 +209,9 @@ fn most(name: &str, args: &[ColumnarValue], rows: usize) -> usize {
         "concat_ws" => {
             let separators = text.total.saturating_mul(sizes.len());
             sizes.iter().fold(separators, |sum, s| sum.saturating_add(s.total))
+        }
+        "array_replace" | "array_replace_n" | "array_replace_all" => {
+            text.total.saturating_add(text.items.saturating_mul(third.most))
         }
         // A character for another.
         "translate" => text.total.saturating_mul(4),

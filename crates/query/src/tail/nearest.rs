@@ -98,7 +98,9 @@ impl Tail {
         room: impl FnOnce(u64) -> bool,
     ) -> Option<TailCodes> {
         let dimension = self.dimension()?;
-        let first = self.floor_of(codes);
+        // What was folded goes: between it and this tail there may be rows without codes, which an older tail has, too.
+        let codes = codes.map(|c| c.above(self.watermark));
+        let first = self.floor_of(codes.as_ref());
         let end = self.total().min(first + codes::chunk_rows(dimension) as u32);
         if !room(codes::code_bytes(dimension, (end - first) as usize)) {
             return None;

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
-use esker_format::Result;
+use esker_format::{Error, Kind, Result};
 use futures::future::{Either, select};
 use tokio::sync::Notify;
 
@@ -124,10 +124,16 @@ impl Client {
         let second = Box::pin(self.range(&meter, key, range));
         match select(first, second).await {
             Either::Left((Ok(bytes), _)) | Either::Right((Ok(bytes), _)) => Ok(bytes),
-            Either::Left((Err(_), second)) => second.await,
-            Either::Right((Err(_), first)) => first.await,
+            Either::Left((Err(e), second)) if may_differ(&e) => second.await,
+            Either::Right((Err(e), first)) if may_differ(&e) => first.await,
+            Either::Left((failed, _)) | Either::Right((failed, _)) => failed,
         }
     }
+}
+
+/// Whether the other try may still fare better: what is gone or damaged is so for both.
+fn may_differ(e: &Error) -> bool {
+    matches!(e.kind(), Kind::Busy | Kind::Unavailable)
 }
 
 #[cfg(test)]

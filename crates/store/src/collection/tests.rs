@@ -11,6 +11,7 @@ use esker_format::record::{Op, RecordRef};
 use esker_format::schema::{Metric, Schema, Settings, VectorType};
 use esker_format::wal::PendingBatch;
 use futures::stream::BoxStream;
+use futures::{FutureExt, StreamExt};
 use object_store::memory::InMemory;
 use object_store::path::Path;
 use object_store::{
@@ -34,6 +35,8 @@ pub(crate) enum Fault {
     Empty409,
     /// The answer never comes; nothing is stored.
     Stall,
+    /// The store does not let this process write there.
+    Denied,
 }
 
 /// Memory whose creates of keys that contain a text go wrong as often as scripted.
@@ -41,11 +44,27 @@ pub(crate) enum Fault {
 pub(crate) struct Faulty {
     inner: InMemory,
     script: Arc<Mutex<Vec<(&'static str, Fault)>>>,
+    /// What each request takes.
+    latency: Arc<Mutex<Duration>>,
 }
 
 impl Faulty {
     pub(crate) fn next_create_of(&self, key: &'static str, fault: Fault) {
         self.script.lock().unwrap().push((key, fault));
+    }
+
+    pub(crate) fn slow_down(&self, latency: Duration) {
+        *self.latency.lock().unwrap() = latency;
+    }
+
+    /// Never at once, so that calls which overlap interleave.
+    #[expect(clippy::disallowed_methods, reason = "the paused time of a test")]
+    async fn travel(&self) {
+        let latency = *self.latency.lock().unwrap();
+        match latency {
+            Duration::ZERO => tokio::task::yield_now().await,
+            latency => tokio::time::sleep(latency).await,
+        }
     }
 
     fn fault(&self, at: &Path, mode: &PutMode) -> Option<Fault> {
@@ -70,8 +89,7 @@ impl ObjectStore for Faulty {
         opts: PutOptions,
     ) -> object_store::Result<PutResult> {
         let generic = || object_store::Error::Generic { store: "Faulty", source: "scripted".into() };
-        // Not at once, so that calls which overlap interleave.
-        tokio::task::yield_now().await;
+        self.travel().await;
         match self.fault(at, &opts.mode) {
             None => self.inner.put_opts(at, body, opts).await,
             Some(Fault::FailBefore) => Err(generic()),
@@ -81,6 +99,9 @@ impl ObjectStore for Faulty {
             }
             Some(Fault::Empty409) => {
                 Err(object_store::Error::AlreadyExists { path: at.to_string(), source: "scripted".into() })
+            }
+            Some(Fault::Denied) => {
+                Err(object_store::Error::PermissionDenied { path: at.to_string(), source: "scripted".into() })
             }
             Some(Fault::Stall) => std::future::pending().await,
         }
@@ -93,7 +114,7 @@ impl ObjectStore for Faulty {
         self.inner.put_multipart_opts(at, opts).await
     }
     async fn get_opts(&self, at: &Path, opts: GetOptions) -> object_store::Result<GetResult> {
-        tokio::task::yield_now().await;
+        self.travel().await;
         self.inner.get_opts(at, opts).await
     }
     fn delete_stream(
@@ -103,7 +124,12 @@ impl ObjectStore for Faulty {
         self.inner.delete_stream(paths)
     }
     fn list(&self, prefix: Option<&Path>) -> BoxStream<'static, object_store::Result<ObjectMeta>> {
-        self.inner.list(prefix)
+        let (this, prefix) = (self.clone(), prefix.cloned());
+        let listed = async move {
+            this.travel().await;
+            this.inner.list(prefix.as_ref())
+        };
+        listed.into_stream().flatten().boxed()
     }
     async fn list_with_delimiter(&self, prefix: Option<&Path>) -> object_store::Result<ListResult> {
         self.inner.list_with_delimiter(prefix).await

@@ -35,6 +35,10 @@ impl Collection {
             }
             if self.read_headers(meter, &known).await? {
                 known = self.known().ok_or_else(forgotten)?;
+                if !unread(&known).is_empty() {
+                    // A reader of this process listed more meanwhile.
+                    continue;
+                }
                 group.acknowledge_folded(&known.manifest);
                 if group.in_slots(&known) {
                     // Rare. A floor below the slot, read after it, proves that the entry is the log's.
@@ -59,8 +63,7 @@ impl Collection {
 
     /// Reads the header of every slot of the tail that was not read yet; whether all are there.
     pub(super) async fn read_headers(&self, meter: &Meter, known: &Known) -> Result<bool> {
-        let unread = |seq: &Seq| known.slots.get(seq).is_none_or(|slot| slot.batches.is_none());
-        let slots: Vec<Seq> = (known.manifest.watermark + 1..=known.last()).filter(unread).collect();
+        let slots = unread(known);
         let reads = slots.iter().map(|seq| {
             let meter = meter.fork();
             async move { self.read_entry(&meter, *seq, None).await }
@@ -78,6 +81,12 @@ impl Collection {
         self.learn(newest, None, listed);
         Ok(())
     }
+}
+
+/// The slots of the tail whose header was not read.
+fn unread(known: &Known) -> Vec<Seq> {
+    let unread = |seq: &Seq| known.slots.get(seq).is_none_or(|slot| slot.batches.is_none());
+    (known.manifest.watermark + 1..=known.last()).filter(unread).collect()
 }
 
 /// A batch that the log has, or had.
@@ -128,6 +137,7 @@ impl Group {
             losses: 0,
             wait: FIRST_WAIT,
             guard: None,
+            offer: None,
         }
     }
 

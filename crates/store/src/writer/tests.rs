@@ -47,22 +47,28 @@ async fn callers_that_wait_together_share_an_entry() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn rivals_take_different_slots() {
+async fn rivals_all_find_a_slot() {
     let (world, _store, a) = World::with_collection().await;
     let (b, c) = (world.reopen(2).await, world.reopen(3).await);
     let meter = Meter::new();
+    let mut last = 0;
     for round in 0..10u128 {
         let (x, y, z) = futures::join!(
             a.append(&meter, upsert(round * 3 + 1, &["a"])),
             b.append(&meter, upsert(round * 3 + 2, &["b"])),
             c.append(&meter, upsert(round * 3 + 3, &["c"])),
         );
-        let mut positions = [x.unwrap().position, y.unwrap().position, z.unwrap().position];
+        let mut positions = vec![x.unwrap().position, y.unwrap().position, z.unwrap().position];
         positions.sort_unstable();
-        let from = round as u64 * 3;
-        assert_eq!(positions, [from + 1, from + 2, from + 3]);
+        positions.dedup();
+        // Those that lost twice may share one.
+        assert!(
+            positions.len() >= 2 && positions.iter().copied().eq(last + 1..=last + positions.len() as u64)
+        );
+        last += positions.len() as u64;
     }
-    assert_eq!(world.reopen(4).await.snapshot(&meter).await.unwrap().position, 30);
+    let snapshot = world.reopen(4).await.snapshot(&meter).await.unwrap();
+    assert_eq!((snapshot.position, ids(&snapshot).len()), (last, 30));
 }
 
 #[tokio::test(start_paused = true)]
@@ -183,7 +189,7 @@ async fn a_drawn_token_that_may_be_forgotten_is_refused() {
 }
 
 /// Folds `to` entries away, as a compaction would whose rows were all deleted again.
-async fn fold(notes: &Collection, to: u64, tokens: &[u128]) -> Arc<Manifest> {
+pub(super) async fn fold(notes: &Collection, to: u64, tokens: &[u128]) -> Arc<Manifest> {
     let given = tokens.iter().map(|t| Recent { given: true, ..batch(*t, 1_000) });
     fold_recent(notes, to, given.collect()).await
 }
@@ -214,7 +220,7 @@ async fn fold_recent(notes: &Collection, to: u64, recent: Vec<Recent>) -> Arc<Ma
 }
 
 /// Raises the log's floor and deletes what lies below.
-async fn collect(notes: &Collection, wal: u64) {
+pub(super) async fn collect(notes: &Collection, wal: u64) {
     let meter = Meter::new();
     let base = notes.manifest(&meter).await.unwrap();
     let floors = Floors { wal, ..base.floors };

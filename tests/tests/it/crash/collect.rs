@@ -314,7 +314,7 @@ async fn a_collection_with_nothing_to_do_costs_a_page_a_listing() {
         let done = collector().run(&meter, &handle, &|_| {}).await.unwrap();
         assert_eq!((done.committed, done.deleted, done.stubbed), (false, 0, 0));
         let io = meter.io();
-        assert_eq!((io.gets, io.lists, io.puts, io.deletes), (1, 7, 1, 1), "{:#?}", meter.requests());
+        assert_eq!((io.gets, io.lists, io.puts, io.deletes), (1, 8, 1, 1), "{:#?}", meter.requests());
     }
     // A plan is the same without the mark.
     let meter = Meter::new();

@@ -92,6 +92,27 @@ fn the_last_of_equal_ids_wins() {
 }
 
 #[test]
+fn what_was_forgotten_does_not_overtake_what_is_known() {
+    let dir = TempDir::new().unwrap();
+    let path = file(&dir, (0..200).map(|i| (format!("id{}", i % 10), i as f32)));
+    let as_id = Overrides { id_column: Some("id".to_owned()), ..Overrides::default() };
+    let plan = plan(&path, &as_id).unwrap().with_limits(7, 1 << 20);
+    let settings = plan.inspected().inference.settings();
+    let sink = MemorySink::default();
+    import_plan(plan.clone(), &sink).unwrap();
+    // The oldest names are let go, as a collection does with more than it keeps.
+    sink.state.lock().unwrap().positions.retain(|_, position| *position > 9);
+    let report = import_plan(plan, &sink).unwrap();
+    assert_eq!(report.rows, 200);
+    use arrow::array::AsArray;
+    let rows = sink.rows(&settings);
+    let n = rows.column_by_name("n").unwrap();
+    let n = n.as_primitive::<arrow::datatypes::Float64Type>().values().to_vec();
+    let last: BTreeMap<_, _> = ids(&sink, &settings).into_iter().zip(n).collect();
+    assert!(last.values().all(|n| *n >= 190.0), "{last:?}");
+}
+
+#[test]
 fn a_full_log_is_compacted_and_offered_again() {
     let dir = TempDir::new().unwrap();
     let path = file(&dir, distinct(100));

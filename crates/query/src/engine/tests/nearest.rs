@@ -82,7 +82,8 @@ async fn several_segments_and_a_tail_are_one_answer() {
     for reader in [world.cold(), world.probing().await] {
         let (recall, reply) = world.recall(&reader, &search, ALL).await;
         let explain = reply.explain.unwrap();
-        assert_eq!((explain.segments.len(), explain.tail_ids, explain.estimated_recall), (3, 20, 0.98));
+        assert_eq!((explain.segments.len(), explain.tail_ids), (3, 20));
+        assert!((0.96..=0.98).contains(&explain.estimated_recall), "{}", explain.estimated_recall);
         assert!(recall >= 0.97, "{recall}");
     }
 }

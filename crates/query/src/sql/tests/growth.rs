@@ -53,6 +53,29 @@ async fn each_of_equal_subqueries_counts() {
 }
 
 #[tokio::test]
+async fn what_is_called_by_name_is_kept_to_a_size() {
+    refused(&format!("SELECT length(s) FROM {}", stacked("text_concat(s, s)", "section || 'a'", 30))).await;
+    let many = format!("string_to_array('{}', ',')", vec!["a"; 5_000].join(","));
+    for function in ["array_replace_all($, 'a', '#')", "array_replace_n($, 'a', '#', 5000)"] {
+        let call = function.replace('$', &many).replace('#', &"b".repeat(30_000));
+        refused(&format!("SELECT array_length({call}) FROM docs")).await;
+    }
+}
+
+#[tokio::test]
+async fn a_long_constant_makes_batches_short() {
+    let count = run_on(tables(), "SELECT count(*) FROM docs", &[]).await.unwrap();
+    let long = "a".repeat(30_000);
+    for constant in [format!("'{long}'"), format!("replace('{long}', 'a', 'bbbbbbbbbb')")] {
+        let text = format!("SELECT id, {constant} AS note FROM docs");
+        let output = run_on(tables(), &text, &[]).await.unwrap();
+        assert!(table(&count).contains(&output.stats.rows.to_string()), "{}", output.stats.rows);
+        let bytes = |b: &RecordBatch| b.column(1).get_array_memory_size();
+        assert!(output.batches.iter().all(|b| bytes(b) <= 130 << 20), "a batch of a constant's copies");
+    }
+}
+
+#[tokio::test]
 async fn what_is_short_stays_as_it_was() {
     let text = "SELECT 'x' || section AS a, section || NULL AS b, 1 || section AS c, concat(section, '-', NULL) AS d, \
                 replace(section, 'a', 'bb') AS e, [1, 2] || [3] AS f, section || '/' || id FROM docs ORDER BY id LIMIT 2";

@@ -1,4 +1,4 @@
-//! Answers that the shell gives itself, in the form of the port they go to.
+//! Answers that a server gives before or instead of a service, in the form of the port they go to.
 
 use std::time::Duration;
 
@@ -98,9 +98,10 @@ impl Refusal {
         Self::new(StatusCode::SERVICE_UNAVAILABLE, e)
     }
 
-    /// 503: a write that took too long goes on; its outcome is not known yet.
+    /// 503: a write that took too long; its outcome is not known yet.
     pub fn write_late(ms: u128, token: Option<esker_format::Token>) -> Self {
-        let e = Error::new(Kind::Unknown, format!("the write was not finished within {ms} ms and goes on"));
+        let e =
+            Error::new(Kind::Unknown, format!("the write was not finished within {ms} ms; it may land yet"));
         let e = match token {
             Some(token) => {
                 e.with_token(token).with_hint("send it again with this token as its Idempotency-Key")
@@ -127,7 +128,7 @@ impl Refusal {
     }
 
     fn rest(self) -> Response {
-        let mut reply = esker_proto::rest::Refused(self.status, self.error).into_response();
+        let mut reply = crate::rest::Refused(self.status, self.error).into_response();
         if let Some(allow) = self.allow.and_then(|methods| methods.parse().ok()) {
             reply.headers_mut().insert(ALLOW, allow);
         }
@@ -144,9 +145,9 @@ impl Refusal {
             StatusCode::PAYLOAD_TOO_LARGE => tonic::Code::ResourceExhausted,
             StatusCode::NOT_FOUND | StatusCode::METHOD_NOT_ALLOWED => tonic::Code::Unimplemented,
             StatusCode::REQUEST_TIMEOUT => tonic::Code::DeadlineExceeded,
-            _ => esker_proto::rest::code(self.error.kind()),
+            _ => crate::rest::code(self.error.kind()),
         };
-        let status = esker_proto::grpc::status_as(code, &self.error);
+        let status = crate::grpc::status_as(code, &self.error);
         let mut reply = status.into_http::<Body>();
         reply.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
         reply

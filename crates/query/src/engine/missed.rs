@@ -1,0 +1,75 @@
+//! What a search may have missed whose budget ended before all leaves were read that its recall asks for.
+
+use esker_format::segment::index::Calibration;
+
+/// The share of the nearest rows to expect in the leaves that were not read. `leaves` are those of one segment: how far each
+/// one's score is below the k-th row's, and whether it was read (or has no row that counts).
+///
+/// A probe of every leaf up to a margin finds what the calibration measured, so a leaf holds what the recall gains between
+/// the margin of the leaf before it and its own.
+pub(crate) fn missed(limits: &[Calibration], mut leaves: Vec<(f32, bool)>) -> f64 {
+    if limits.is_empty() {
+        return 0.0;
+    }
+    leaves.sort_unstable_by(|a, b| a.0.total_cmp(&b.0));
+    let (mut missed, mut before) = (0.0, 1.0);
+    for (margin, read) in leaves {
+        let after = beyond(limits, margin).min(before);
+        missed += if read { 0.0 } else { before - after };
+        before = after;
+    }
+    missed
+}
+
+/// The share of the nearest rows in leaves beyond a margin: exponential between the margins that were measured, and as
+/// steep outside of them as beside them.
+fn beyond(limits: &[Calibration], margin: f32) -> f64 {
+    let point = |c: &Calibration| (f64::from(c.b), (1.0 - f64::from(c.min_recall)).max(1e-6).ln());
+    let at = limits.partition_point(|c| c.b < margin).clamp(1, limits.len().saturating_sub(1).max(1));
+    match (limits.get(at - 1).map(point), limits.get(at).map(point)) {
+        (Some((b0, l0)), Some((b1, l1))) if b1 > b0 => {
+            (l0 + (l1 - l0) * (f64::from(margin) - b0) / (b1 - b0)).exp().min(1.0)
+        }
+        // Recalls that need the same margin: a step.
+        (Some((b0, _)), Some((_, l1))) => {
+            if f64::from(margin) < b0 {
+                1.0
+            } else {
+                l1.exp()
+            }
+        }
+        _ => 0.0,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn limits() -> Vec<Calibration> {
+        let of = |(min_recall, b)| Calibration { min_recall, b, delta: 0.0, rerank: 0 };
+        [(0.9, 0.1), (0.95, 0.2), (0.98, 0.4), (0.99, 0.5)].map(of).into()
+    }
+
+    #[test]
+    fn what_was_measured_is_what_is_expected() {
+        for (recall, margin) in [(0.9, 0.1), (0.95, 0.2), (0.98, 0.4), (0.99, 0.5)] {
+            let leaves = (0..200).map(|i| (i as f32 / 100.0 - 1.0, i as f32 / 100.0 - 1.0 < margin + 1e-4));
+            let missed = missed(&limits(), leaves.collect());
+            assert!((1.0 - missed - recall).abs() < 0.002, "{recall}: {missed}");
+        }
+    }
+
+    #[test]
+    fn a_leaf_that_was_not_read_costs_by_how_near_it_is() {
+        let without =
+            |unread: usize| missed(&limits(), (0..20).map(|i| (i as f32 / 20.0, i != unread)).collect());
+        assert!(without(99).abs() < 1e-9);
+        assert!(without(1) > without(5) && without(5) > without(18), "nearer leaves hold more");
+        assert!((missed(&limits(), vec![(0.3, false)]) - 1.0).abs() < 0.05, "the only leaf");
+        // Nothing is known without a calibration, and equal margins are a step.
+        assert_eq!(missed(&[], vec![(0.0, false), (1.0, false)]), 0.0);
+        let flat: Vec<Calibration> = limits().into_iter().map(|c| Calibration { b: 0.2, ..c }).collect();
+        assert!((missed(&flat, vec![(0.1, true), (0.3, false)]) - 0.99).abs() < 1e-6);
+    }
+}

@@ -1,0 +1,446 @@
+//! Writers of different processes share an entry: group commit through the store (docs/rfcs/0010-inbox.md).
+//!
+//! A writer that loses slots offers its batches once, as an object of the inbox, and reads the slots that follow. One of
+//! those who find the next slot free, the leader, puts an entry with every batch that is offered; the others find
+//! theirs in it. What a leader may take is decided by [`append::may_take`]; who leads is only a matter of cost.
+
+use std::collections::HashSet;
+use std::time::Duration;
+
+use bytes::Bytes;
+use esker_format::append::{self, Headers, Outcome, Probe, Slot as Found};
+use esker_format::keys::{Key, Part};
+use esker_format::manifest::Manifest;
+use esker_format::wal::{self, EntryParts, PendingBatch, inbox};
+use esker_format::{Error, Kind, Result, Seq, Token, limits};
+
+use super::{Group, Target, forgotten, late};
+use crate::client::{CreateReply, Listed, together};
+use crate::collection::{Collection, Known, Slot, gone, live};
+use crate::meter::Meter;
+use crate::tail::TailEntry;
+
+/// How long a put is waited for on whose outcome nothing depends.
+const PATIENCE: Duration = Duration::from_secs(2);
+/// Slots lost before a group is offered: two writers get along without.
+const LOSSES: u32 = 2;
+/// How long others that were seen combined make a writer offer at once.
+const LASTS: Duration = Duration::from_secs(2);
+/// Batches of others in an entry that make it so.
+const OTHERS: usize = 3;
+/// A writer that loses no slot would never learn that others wait. After so many writes, if they took no longer than this, it
+/// looks into the inbox.
+const UNRIVALLED: (u32, Duration) = (16, Duration::from_secs(4));
+/// Names of the inbox that a leader looks at: the newest.
+const PAGE: usize = 1000;
+/// Objects that a leader reads at most.
+const TAKEN: usize = 512;
+/// An offer that lies there this much longer than the newest was answered long ago, as unknown: it is left alone, so that a
+/// write that its client gave up does not appear after others. By the store's clock.
+const ANSWERED_MS: i64 = 30_000;
+/// Entries read before the register is asked whether they are the log's.
+const UNPROVEN: usize = 16;
+/// Bounds of what is taken for the time of a request.
+const REQUEST: (Duration, Duration) = (Duration::from_millis(1), Duration::from_millis(250));
+/// A leader waits for others as long as a request takes, once for so many writers: all that it just answered write again.
+const GATHERED: u32 = 25;
+/// Writers that it counts at most.
+const GATHERED_AT_MOST: u32 = 400;
+/// Of those who wait about this many want to lead.
+const CANDIDATES: f64 = 4.0;
+/// How long to wait, from and over how much, in rounds (figures of docs/rfcs/0010-inbox.md): after an offer, so that the round
+/// that takes it is over,
+const OFFERED: (f64, f64) = (0.9, 0.3);
+/// after a slot that others took, when a round has begun,
+const TAKEN_BY_OTHERS: (f64, f64) = (0.5, 0.5);
+/// and after one that is still free.
+const FREE: (f64, f64) = (0.15, 0.35);
+/// The token in the name of the object that says who leads.
+const LEADER: Token = Token(0);
+
+/// A group that lies in the inbox.
+#[derive(Debug)]
+pub(super) struct Offer {
+    /// The slot after which it was offered.
+    tail: Seq,
+    /// Headers that were read, up to the last slot known.
+    read: Headers,
+    /// The batches that they name.
+    named: HashSet<Token>,
+    /// Entries that were read and that no probe has proven yet.
+    unproven: Vec<(Seq, Slot)>,
+    /// Batches of others, with the slot after which they were offered.
+    pool: Vec<(Seq, PendingBatch)>,
+    /// It leads until its batches are written.
+    leads: bool,
+    /// Another leads for this slot, noticed at this time.
+    led: Option<(Seq, Duration)>,
+    /// Times in a row that the next slot was free.
+    misses: u32,
+    /// Writers that compete, as far as entries tell.
+    writers: u32,
+    /// The time of a request.
+    request: Duration,
+}
+
+/// What this process learnt of other writers.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Contention {
+    /// The last entry combined this many batches, at this time.
+    seen: Option<(u32, Duration)>,
+    /// The store does not let this process write to the inbox.
+    refused: bool,
+    /// Slots put by this process for itself since the inbox was last looked into, and when that was.
+    alone: (u32, Duration),
+}
+
+impl Collection {
+    /// Whether a group goes through the inbox from now on. No slot of it is unresolved.
+    pub(super) fn turns_to_inbox(&self, group: &Group) -> bool {
+        let contention = *self.queue.contention();
+        let now = self.client().seams().clock.elapsed();
+        let seen = contention.seen.is_some_and(|(_, at)| now.saturating_sub(at) < LASTS);
+        !contention.refused && group.fits_inbox() && (group.losses >= LOSSES || seen)
+    }
+
+    /// Whether others wait in the inbox, as far as a writer looks that hardly rests and loses no slot.
+    pub(super) async fn others_wait(&self, meter: &Meter, group: &Group, known: &Known) -> bool {
+        let now = self.client().seams().clock.elapsed();
+        {
+            let mut contention = self.queue.contention();
+            let (slots, since) = contention.alone;
+            if slots < UNRIVALLED.0 {
+                contention.alone.0 = slots + 1;
+                return false;
+            }
+            contention.alone = (0, now);
+            if !group.fits_inbox() || contention.refused || now.saturating_sub(since) > UNRIVALLED.1 {
+                return false;
+            }
+        }
+        let Ok(page) = self.client().list_page(meter, &self.keys().inbox_prefix(), None, PAGE).await else {
+            return false;
+        };
+        let floor = known.manifest.floors.wal;
+        let waiting =
+            Offer::new(known, 1).choose(&page.objects, &HashSet::new(), floor, limits::INLINE_BYTES);
+        if !waiting.is_empty() {
+            self.queue.contention().seen = Some((1 + waiting.len() as u32, now));
+        }
+        !waiting.is_empty()
+    }
+
+    /// Puts the group into the inbox: it is in no slot up to the last one known, and cannot land there any more. `false`
+    /// if the store does not let it.
+    pub(super) async fn offer(&self, meter: &Meter, group: &mut Group, known: &Known) -> Result<bool> {
+        let clock = &self.client().seams().clock;
+        let batches: Vec<PendingBatch> = group.batches.iter().map(|q| q.batch.clone()).collect();
+        let (key, bytes) = inbox::encode(self.id(), known.last(), &batches)?;
+        let seen = self.queue.contention().seen.map_or(0, |(writers, _)| writers);
+        let began = clock.elapsed();
+        // From here on it may be there, whatever becomes of the put.
+        group.offer = Some(Box::new(Offer::new(known, seen.max(group.losses))));
+        if let CreateReply::Refused(e) = self.put_aside(meter, &key, bytes.into()).await {
+            tracing::warn!(key, error = %e, "writers of other processes cannot be combined with");
+            self.queue.contention().refused = true;
+            group.offer = None;
+            return Ok(false);
+        }
+        if let Some(offer) = &mut group.offer {
+            offer.request = (clock.elapsed().saturating_sub(began)).clamp(REQUEST.0, REQUEST.1);
+        }
+        Ok(true)
+    }
+
+    /// The next slot with this group and those of others encoded for it, once this one leads; `None` when all of
+    /// the group's batches were found in the log.
+    pub(super) async fn combine(&self, meter: &Meter, group: &mut Group) -> Result<Option<Target>> {
+        let clock = &self.client().seams().clock;
+        let (mut taken, mut rest) = (0, OFFERED);
+        loop {
+            let Some(offer) = &group.offer else { return Ok(None) };
+            if offer.leads {
+                return self.gather(meter, group).await;
+            }
+            // Who does not want to lead need not know at once whether the next slot is free.
+            let candidate = self.unit() < offer.chance(CANDIDATES);
+            if !candidate && taken < 3 || offer.misses > 0 {
+                clock.sleep(offer.round().mul_f64(rest.0 + self.unit() * rest.1)).await;
+            }
+            let free = !self.look(meter, group).await?;
+            let Some(offer) = group.offer.as_deref_mut().filter(|_| !group.batches.is_empty()) else {
+                return Ok(None);
+            };
+            if !free {
+                (taken, rest) = (taken + 1, TAKEN_BY_OTHERS);
+                continue;
+            }
+            if candidate && self.leads(meter, offer).await {
+                return self.gather(meter, group).await;
+            }
+            offer.misses += 1;
+            (taken, rest) = (0, FREE);
+        }
+    }
+
+    /// Reads the next slot and answers the batches found there; whether it is taken.
+    async fn look(&self, meter: &Meter, group: &mut Group) -> Result<bool> {
+        let Some(slot) = group.offer.as_ref().map(|offer| offer.read.to + 1) else { return Ok(false) };
+        let Some(entry) = self.read_entry(meter, slot, None).await? else { return Ok(false) };
+        let found = group.is_in(&entry);
+        // One that has the group's own batches is passed when they are answered: whoever goes on for a leader that was
+        // cancelled must find it again.
+        if !found {
+            let Some(offer) = &mut group.offer else { return Ok(true) };
+            offer.pass(&entry);
+            if offer.unproven.len() < UNPROVEN {
+                return Ok(true);
+            }
+        }
+        // After the read, as after a put: only a floor below the slot says that this entry is the log's.
+        let newest = self.follow(meter, self.last_seen().ok_or_else(forgotten)?).await?;
+        let found = if found { Found::Mine } else { Found::Rival };
+        match append::settle(slot, found, &Probe::of_manifest(&newest)) {
+            Outcome::Acknowledge => {
+                let before = group.batches.len();
+                group.acknowledge(&entry, false);
+                if let Some(offer) = &mut group.offer {
+                    offer.pass(&entry);
+                }
+                self.note_contention(&entry, before - group.batches.len());
+            }
+            Outcome::Next | Outcome::SameAgain => {}
+            Outcome::Unknown => return passed(group, &newest).map(|()| true),
+            Outcome::Gone => return Err(gone(self.id())),
+        }
+        if let Some(offer) = &mut group.offer {
+            self.learn(newest, None, offer.unproven.drain(..));
+        }
+        Ok(true)
+    }
+
+    /// Whether this writer is the one to put the next slot. That several do is harmless and costs requests.
+    async fn leads(&self, meter: &Meter, offer: &mut Offer) -> bool {
+        let now = self.client().seams().clock.elapsed();
+        let slot = offer.read.to + 1;
+        if let Some((_, since)) = offer.led.filter(|(led, _)| *led == slot) {
+            // Who was to lead is late, or dead.
+            let late = now.saturating_sub(since) > offer.round() * 4;
+            offer.leads = late && self.unit() < offer.chance(1.0);
+            return offer.leads;
+        }
+        let key = self.keys().inbox(offer.read.to, LEADER);
+        match self.put_aside(meter, &key, Bytes::new()).await {
+            CreateReply::Created | CreateReply::Refused(_) => offer.leads = true,
+            CreateReply::Exists | CreateReply::Unresolved(_) => offer.led = Some((slot, now)),
+        }
+        offer.leads
+    }
+
+    /// The next slot, with what is offered by then.
+    async fn gather(&self, meter: &Meter, group: &mut Group) -> Result<Option<Target>> {
+        let Some(offer) = group.offer.as_deref_mut() else { return Ok(None) };
+        let clock = &self.client().seams().clock;
+        if offer.pool.is_empty() {
+            clock.sleep(offer.gathering()).await;
+        }
+        // The probe follows the reading of all headers: it proves them.
+        let (prefix, from) = (self.keys().inbox_prefix(), self.last_seen().ok_or_else(forgotten)?);
+        let (list_meter, probe_meter) = (meter.fork(), meter.fork());
+        let (listed, newest) = futures::join!(
+            self.client().list_page(&list_meter, &prefix, None, PAGE),
+            self.follow(&probe_meter, from)
+        );
+        let newest = live(newest?)?;
+        let floor = newest.floors.wal;
+        if !append::may_take(offer.tail, &offer.read, floor) {
+            return passed(group, &newest).map(|()| None);
+        }
+        self.learn(newest, None, offer.unproven.drain(..));
+        self.within_limits(meter, self.known().ok_or_else(forgotten)?).await?;
+        let objects = match listed {
+            Ok(page) => page.objects,
+            Err(e) => {
+                tracing::debug!(error = %e, "the inbox was not listed");
+                Vec::new()
+            }
+        };
+        let own: HashSet<Token> = group.batches.iter().map(|q| q.batch.token).collect();
+        if !own.is_disjoint(&offer.named) {
+            return Err(Error::internal("a header names a batch that was not answered"));
+        }
+        let left = limits::INLINE_BYTES.saturating_sub(group.batches.iter().map(|q| q.batch.bytes()).sum());
+        let Some(offer) = group.offer.as_deref_mut() else { return Ok(None) };
+        let chosen = offer.choose(&objects, &own, floor, left);
+        let reads =
+            chosen.into_iter().map(|(tail, key)| {
+                let meter = meter.fork();
+                async move {
+                    Ok(self.read_offer(&meter, &key).await.into_iter().flatten().map(move |b| (tail, b)))
+                }
+            });
+        let read = together(reads).await?;
+        offer.pool.extend(read.into_iter().flatten());
+        let seq = offer.read.to + 1;
+        let mut batches: Vec<PendingBatch> = group.batches.iter().map(|q| q.batch.clone()).collect();
+        batches.extend(offer.take(own, floor, left));
+        let parts = EntryParts { collection: self.id(), seq, batches: &batches, body: None };
+        let target = Target { seq, bytes: wal::encode(&parts)?.into() };
+        group.target = Some(target.clone());
+        Ok(Some(target))
+    }
+
+    /// What an object of the inbox offers. One that cannot be read is left to its writer.
+    async fn read_offer(&self, meter: &Meter, key: &str) -> Option<Vec<PendingBatch>> {
+        let (bytes, _) = self.client().get(meter, key).await.ok().flatten()?;
+        inbox::decode(key, &bytes)
+            .inspect_err(|e| tracing::debug!(key, error = %e, "an offer cannot be read"))
+            .ok()
+    }
+
+    /// A create that need not have been answered to go on.
+    async fn put_aside(&self, meter: &Meter, key: &str, bytes: Bytes) -> CreateReply {
+        tokio::select! {
+            biased;
+            reply = self.client().create(meter, key, bytes) => reply,
+            () = self.client().seams().clock.sleep(PATIENCE) => CreateReply::Unresolved(late()),
+        }
+    }
+
+    /// Learns from an entry that has `own` batches of this process how many writers compete.
+    pub(super) fn note_contention(&self, entry: &TailEntry, own: usize) {
+        let batches = entry.entry.batches.len();
+        let now = self.client().seams().clock.elapsed();
+        let many = batches.saturating_sub(own) >= OTHERS;
+        self.queue.contention().seen = many.then_some((batches as u32, now));
+    }
+
+    fn unit(&self) -> f64 {
+        self.client().seams().random.unit()
+    }
+}
+
+/// The log moved past what a group offered: the manifest may still know its batches.
+fn passed(group: &mut Group, newest: &Manifest) -> Result<()> {
+    group.acknowledge_folded(newest);
+    match group.batches.is_empty() {
+        true => Ok(()),
+        false => Err(Error::new(Kind::Unknown, "the log moved past this write")),
+    }
+}
+
+impl Offer {
+    /// Offered after the last slot known, with the headers known before it.
+    fn new(known: &Known, writers: u32) -> Self {
+        let (tail, mut named) = (known.last(), HashSet::new());
+        let mut after = tail;
+        while let Some(batches) = known.slots.get(&after).and_then(|slot| slot.batches.as_ref()) {
+            if tail - after >= limits::INBOX_REACH {
+                break;
+            }
+            named.extend(batches.iter().map(|b| b.token));
+            after -= 1;
+        }
+        let last = known.slots.get(&tail).and_then(|slot| slot.batches.as_ref());
+        Offer {
+            tail,
+            read: Headers { after, to: tail },
+            named,
+            unproven: Vec::new(),
+            pool: Vec::new(),
+            leads: false,
+            led: None,
+            misses: 0,
+            writers: writers.max(last.map_or(1, |batches| batches.len() as u32)),
+            request: REQUEST.0,
+        }
+    }
+
+    /// Adds the next slot to what was read.
+    pub(super) fn pass(&mut self, entry: &std::sync::Arc<TailEntry>) {
+        if entry.seq() != self.read.to + 1 {
+            return;
+        }
+        self.read.to = entry.seq();
+        self.named.extend(entry.entry.batches.iter().map(|b| b.token));
+        self.unproven.push((entry.seq(), Slot::of(entry.clone())));
+        self.misses = 0;
+        // Falls by half with each entry, so that one that was put alone does not make it forgotten.
+        self.writers = (self.writers / 2).max(entry.entry.batches.len() as u32);
+    }
+
+    /// How long a leader lets others come.
+    fn gathering(&self) -> Duration {
+        self.request * self.writers.min(GATHERED_AT_MOST) / GATHERED
+    }
+
+    /// How long it takes from one combined entry to the next: claim, listing, reads and put, with the gathering.
+    fn round(&self) -> Duration {
+        self.gathering() + self.request * 4
+    }
+
+    /// The share of those who wait that should go ahead so that about `candidates` do, more each time that nobody did.
+    fn chance(&self, candidates: f64) -> f64 {
+        candidates * f64::from(1_u32 << self.misses.min(16)) / f64::from(self.writers.max(1))
+    }
+
+    /// Objects to be read, the oldest first, within the bounds of one entry.
+    fn choose(
+        &self,
+        listed: &[Listed],
+        own: &HashSet<Token>,
+        floor: Seq,
+        mut left: usize,
+    ) -> Vec<(Seq, String)> {
+        let newest_ms = listed.iter().map(|l| l.modified_ms).max().unwrap_or(0);
+        let mut chosen = Vec::new();
+        for object in listed.iter().rev().filter(|l| l.modified_ms >= newest_ms - ANSWERED_MS) {
+            let Ok(Key::Of(_, Part::Inbox(tail, token))) = Key::parse(&object.key) else { continue };
+            let known = token == LEADER || own.contains(&token) || self.named.contains(&token);
+            let pooled = || self.pool.iter().any(|(_, b)| b.token == token);
+            let bytes = usize::try_from(object.size).unwrap_or(usize::MAX);
+            if known || pooled() || !append::may_take(tail, &self.read, floor) || bytes > left {
+                continue;
+            }
+            left -= bytes;
+            chosen.push((tail, object.key.clone()));
+            if chosen.len() == TAKEN {
+                break;
+            }
+        }
+        chosen
+    }
+
+    /// What goes beside this group's own batches into the slot after the headers read.
+    fn take(&mut self, own: HashSet<Token>, floor: Seq, mut left: usize) -> Vec<PendingBatch> {
+        let mut tokens = own;
+        let (named, read) = (&self.named, &self.read);
+        self.pool.retain(|(tail, batch)| {
+            !named.contains(&batch.token)
+                && append::may_take(*tail, read, floor)
+                && tokens.insert(batch.token)
+        });
+        let fits = |batch: &&PendingBatch| {
+            let bytes = batch.bytes();
+            let fits = bytes <= left;
+            left -= if fits { bytes } else { 0 };
+            fits
+        };
+        self.pool.iter().map(|(_, batch)| batch).filter(fits).cloned().collect()
+    }
+}
+
+impl Group {
+    /// Whether others may put it: not what depends on the slots before its own, and not what is large.
+    fn fits_inbox(&self) -> bool {
+        self.guard.is_none() && self.bytes() <= limits::INBOX_BYTES
+    }
+
+    /// Whether an entry has a batch of the group.
+    fn is_in(&self, entry: &TailEntry) -> bool {
+        self.batches.iter().any(|q| super::dedup::find(&entry.entry.batches, q.batch.token).is_some())
+    }
+}
+
+#[cfg(test)]
+mod tests;
