@@ -11,7 +11,8 @@ cd "$root"
 source scripts/venv.sh
 
 if [[ -z ${FUNCTIONS:-} ]]; then
-  cargo build --quiet --locked -p esker-ingest -p esker-query -p esker-compactor \
+  # With the command, whose build of the libraries below is then theirs, too.
+  cargo build --quiet --locked -p esker -p esker-ingest -p esker-query -p esker-compactor \
     --features esker-ingest/function,esker-query/function,esker-compactor/function
   FUNCTIONS=$root/target/debug
 fi

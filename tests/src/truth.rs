@@ -415,6 +415,8 @@ impl Truth {
         let may_stay = |key: &&String| match Key::parse(key) {
             Ok(Key::Of(_, Part::Body(until, _))) => until > floor,
             Ok(Key::Of(_, Part::Inbox(tail, _))) => !append::is_past(tail, floor),
+            // Where nothing changed since a collector was killed, no floor gives it up.
+            Ok(Key::Of(_, Part::Work(made))) => made.base >= newest.floors.base,
             _ => false,
         };
         let garbage = there.difference(&due).filter(|key| newest.dropped || !may_stay(key));
