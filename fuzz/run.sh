@@ -10,7 +10,7 @@ cd "$(dirname "${BASH_SOURCE[0]}")"
 
 seconds=${1:?usage: fuzz/run.sh SECONDS [TARGET...]}
 shift
-format=(envelope register keys framing json record foreign container wal deletes payload attributes index)
+format=(envelope register keys framing json record foreign container wal inbox deletes payload attributes index)
 above=(import http filter_json filter_sql)
 targets=("$@")
 if ((!$#)); then

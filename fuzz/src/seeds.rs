@@ -17,6 +17,7 @@ use esker_format::record::{Record, SCHEMA};
 use esker_format::schema::{Metric, Schema};
 use esker_format::segment::attributes::Chunk;
 use esker_format::segment::index::{Header, Section};
+use esker_format::wal::{self, inbox};
 
 fn golden(name: &str) -> io::Result<Vec<u8>> {
     fs::read(PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../crates/format/golden").join(name))
@@ -56,6 +57,19 @@ fn log(seeds: &Seeds) -> Result<(), Box<dyn std::error::Error>> {
             seeds.put("record", &format!("{short}-{i}"), &block.data)?;
             seeds.put("framing", &format!("{short}-{i}"), &framing::encode("upsert", &block.data))?;
         }
+    }
+    // What an entry holds, offered.
+    for name in ["upsert", "delete"] {
+        let mut offer = container::read(&golden(&format!("wal/{name}.avro"))?.into())?;
+        let batches = offer.meta.remove(wal::BATCHES).ok_or("an entry lists its batches")?;
+        let mut batches: serde_json::Value = serde_json::from_slice(&batches)?;
+        for batch in batches.as_array_mut().into_iter().flatten() {
+            batch.as_object_mut().and_then(|batch| batch.remove("hash"));
+        }
+        offer.meta.insert(inbox::TAIL.to_owned(), b"4".to_vec());
+        offer.meta.insert(inbox::OFFERED.to_owned(), serde_json::to_vec(&batches)?);
+        let blocks: Vec<(u64, &[u8])> = offer.blocks.iter().map(|b| (b.rows, &b.data[..])).collect();
+        seeds.put("inbox", name, &container::write(&offer.meta, &blocks))?;
     }
     let mut block = Vec::new();
     let record: Record = serde_json::from_str(RECORD)?;

@@ -4,6 +4,7 @@
 pub mod fault;
 mod listing;
 pub mod model;
+pub mod puts;
 pub mod s3;
 pub mod sim;
 pub mod truth;

@@ -1,22 +1,18 @@
 //! One writer process of `scripts/torture/writers.sh --bare`: opens the collection, writes a row, says that it is ready, waits
 //! for a line, and writes row after row. Prints each write: milliseconds, requests, position, token.
 
-use async_trait::async_trait;
+use std::io::Write as _;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
 use clap::Parser;
 use esker_format::Name;
 use esker_format::record::Record;
 use esker_ingest::Ingest;
 use esker_store::{Client, Location, Meter, Seams, Store, open};
-use futures::stream::BoxStream;
+use esker_tests::puts::Puts;
 use object_store::path::Path;
-use object_store::{
-    CopyOptions, Error, GetOptions, GetResult, ListResult, MultipartUpload, ObjectMeta, ObjectStore,
-    PutMultipartOptions, PutOptions, PutPayload, PutResult, Result,
-};
-use std::fmt;
-use std::io::Write as _;
-use std::sync::Arc;
-use std::time::{Duration, Instant};
+use object_store::{Error, PutOptions, PutResult};
 
 /// Writes rows to a collection, one after the other.
 #[derive(Parser)]
@@ -36,46 +32,10 @@ struct Args {
     direct: bool,
 }
 
-/// A store that keeps its inbox shut.
-#[derive(Debug)]
-struct NoInbox(Arc<dyn ObjectStore>);
-
-impl fmt::Display for NoInbox {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        fmt::Display::fmt(&self.0, f)
-    }
-}
-
-#[async_trait]
-impl ObjectStore for NoInbox {
-    async fn put_opts(&self, at: &Path, body: PutPayload, options: PutOptions) -> Result<PutResult> {
-        if at.as_ref().contains("/inbox/") {
-            return Err(Error::PermissionDenied { path: at.to_string(), source: "shut".into() });
-        }
-        self.0.put_opts(at, body, options).await
-    }
-    async fn put_multipart_opts(
-        &self,
-        at: &Path,
-        options: PutMultipartOptions,
-    ) -> Result<Box<dyn MultipartUpload>> {
-        self.0.put_multipart_opts(at, options).await
-    }
-    async fn get_opts(&self, at: &Path, options: GetOptions) -> Result<GetResult> {
-        self.0.get_opts(at, options).await
-    }
-    fn delete_stream(&self, at: BoxStream<'static, Result<Path>>) -> BoxStream<'static, Result<Path>> {
-        self.0.delete_stream(at)
-    }
-    fn list(&self, prefix: Option<&Path>) -> BoxStream<'static, Result<ObjectMeta>> {
-        self.0.list(prefix)
-    }
-    async fn list_with_delimiter(&self, prefix: Option<&Path>) -> Result<ListResult> {
-        self.0.list_with_delimiter(prefix).await
-    }
-    async fn copy_opts(&self, from: &Path, to: &Path, options: CopyOptions) -> Result<()> {
-        self.0.copy_opts(from, to, options).await
-    }
+/// Keeps the inbox shut.
+fn no_inbox(at: &Path, _: &PutOptions) -> Option<object_store::Result<PutResult>> {
+    let refused = || Error::PermissionDenied { path: at.to_string(), source: "shut".into() };
+    at.as_ref().contains("/inbox/").then(|| Err(refused()))
 }
 
 #[expect(
@@ -85,7 +45,7 @@ impl ObjectStore for NoInbox {
 async fn write(args: Args) -> std::result::Result<(), Box<dyn std::error::Error>> {
     let mut backend = open(&Location::parse(&args.store)?, &std::env::vars().collect(), false)?;
     if args.direct {
-        backend.objects = Arc::new(NoInbox(backend.objects.clone()));
+        backend.objects = Arc::new(Puts(backend.objects.clone(), no_inbox));
     }
     let store = Arc::new(Store::new(Client::new(backend, Seams::system())));
     let (ingest, name) = (Ingest::new(store.clone()), Name::new(args.collection)?);

@@ -211,10 +211,7 @@ impl Reader {
         };
         let share = 1.0 - RERANK_LOSS * f64::from(1.0 - scene.min_recall);
         let (least, most) = (least + doubtful, most + doubtful);
-        let mut candidates = estimates.cut(share, least, most);
-        // Where not all can be read, those are left out whose id has a hash of 64 bits that the tail touched, too.
-        candidates.sort_by_key(|c| c.suspect);
-        Ok((Wanted::Candidates(candidates, least), found))
+        Ok((Wanted::Candidates(estimates.cut(share, least, most), least), found))
     }
 
     /// Per segment the rows of a round whose ids may have been touched by a tail of many ids.

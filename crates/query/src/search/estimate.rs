@@ -103,10 +103,16 @@ impl Estimates {
             .map(|c| c.estimate)
     }
 
-    /// The candidates to rerank, the likeliest first: the fewest that are expected to have the share `share` of the k nearest
-    /// of all rows that were scanned, within `least..=most`. Rows without an estimate are all among them, suspects as far
-    /// as they would be if they counted.
-    pub fn cut(mut self, share: f64, least: usize, most: usize) -> Vec<Candidate> {
+    /// The candidates to rerank: the fewest that are expected to have the share `share` of the k nearest of all rows that
+    /// were scanned, within `least..=most`. Rows without an estimate are all among them, suspects as far as they would be
+    /// if they counted: these last, each kind the likeliest first, since where not all can be read the last are left out.
+    pub fn cut(self, share: f64, least: usize, most: usize) -> Vec<Candidate> {
+        let mut candidates = self.likely(share, least, most);
+        candidates.sort_by_key(|c| c.suspect);
+        candidates
+    }
+
+    fn likely(mut self, share: f64, least: usize, most: usize) -> Vec<Candidate> {
         self.sort();
         let sure = |c: &&Candidate| !c.suspect && c.err.is_finite();
         // What is below the reach of these has no chance to speak of.
@@ -157,3 +163,6 @@ fn chance(c: &Candidate, bound: f32) -> f64 {
     // The normal distribution to 2·10⁻⁴.
     1.0 / (1.0 + (-1.5976 * z - 0.07056 * z * z * z).exp())
 }
+
+#[cfg(test)]
+mod tests;

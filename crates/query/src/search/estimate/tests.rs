@@ -1,0 +1,40 @@
+use super::*;
+
+/// Rows whose estimate is their ordinal; every second may have been overwritten.
+fn estimates(rows: u32, k: usize, err: f32) -> Estimates {
+    let mut all = Estimates::new(Metric::L2, k);
+    all.found = (0..rows)
+        .map(|ordinal| Candidate {
+            estimate: ordinal as f32,
+            err,
+            segment: 0,
+            ordinal,
+            check: 0,
+            suspect: ordinal % 2 == 0,
+            copied: false,
+        })
+        .collect();
+    all
+}
+
+#[test]
+fn sure_rows_come_before_suspects_and_the_likeliest_first() {
+    // Few rows, where all are taken, and many.
+    for (rows, k) in [(6, 10), (400, 10)] {
+        let cut = estimates(rows, k, 5.0).cut(0.99, 2 * k, 50);
+        let sure = cut.iter().take_while(|c| !c.suspect).count();
+        assert!(cut.len() > sure && sure >= 3, "both kinds: {} of {}", sure, cut.len());
+        assert!(cut[sure..].iter().all(|c| c.suspect), "suspects are last");
+        for kind in [&cut[..sure], &cut[sure..]] {
+            assert!(kind.is_sorted_by(|a, b| a.estimate <= b.estimate), "the likeliest first");
+        }
+    }
+}
+
+#[test]
+fn suspects_take_no_place_of_sure_rows() {
+    let all = estimates(400, 10, 1.0).cut(0.999, 20, 50);
+    let sure: Vec<u32> = all.iter().filter(|c| !c.suspect).map(|c| c.ordinal).collect();
+    assert!(sure.len() >= 20 && sure.is_sorted(), "{sure:?}");
+    assert_eq!(sure[..10], [1, 3, 5, 7, 9, 11, 13, 15, 17, 19]);
+}
