@@ -135,7 +135,7 @@ def cold(esker_binary, server_binary, truth, vector_type, count, processes):
             arguments = ["--cold", "--ids", "--limit", str(limit), *arguments]
             done, _ = esker("eval", "deb", truth.query_file, "-k", str(K), *arguments)
             judged = truth.judge(name, done["ids"], K)
-            keep = ("waves", "most_waves", "gets", "most_gets", "lists", "bytes", "most_bytes", "p50_ms", "p99_ms")
+            keep = ("waves", "most_waves", "gets", "p95_gets", "lists", "bytes", "p95_bytes", "p50_ms", "p99_ms")
             rows.append({"filter": name, "queries": limit, **judged, **{key: done[key] for key in keep}})
             say(f"cold, {name}: {rows[-1]['waves']:.2f} waves, {rows[-1]['gets']:.0f} GETs, {rows[-1]['p50_ms']:.0f} ms")
         return {"latency_ms": LATENCY_MS, "filters": rows, "process": fresh(esker, truth, processes)}

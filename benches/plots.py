@@ -123,7 +123,7 @@ def curves(result):
 def growth(sets):
     """Bytes of a cold query against rows, one line for each kind of set, and the slope 0.6."""
     kinds = {}
-    for result in sets:
+    for result in (r for r in sets if r["warm"]):
         plain = next(r for r in result["cold"] if r["filter"] == "none")
         kind = f"{result['set'].split('-')[0]}, {result['dimension']}-d"
         kinds.setdefault(kind, []).append((result["rows"], plain["bytes"] / 1e6, None))

@@ -16,9 +16,10 @@
 #         tables    the tables and plots again, from the results
 #         [default: all but tail, scale and peers]
 #
-# SETS (easy-100k easy-1m hard-1m clustered-1m) names the generated sets, KIND-ROWS or KIND-ROWS-DIMENSIONS (768); GRID (easy-1m) those
-# of them whose filter grid is measured; PEERS (easy-100k) the sets of the part of that name; SCALE (easy-100k-128 easy-1m-128
-# easy-3m-128) those of the part `scale`. ESKER and S3_SERVER name the programs; else they are built.
+# SETS (easy-100k easy-1m hard-1m clustered-1m) names the generated sets, KIND-ROWS or KIND-ROWS-DIMENSIONS (768); of them, GRID
+# (easy-1m) those whose filter grid is measured, FOUR (easy-1m) those that are measured in four segments, too; PEERS (easy-100k)
+# the sets of the part of that name; SCALE (easy-100k-128 easy-1m-128 easy-3m-128) those of the part `scale`. ESKER and
+# S3_SERVER name the programs; else they are built.
 set -euo pipefail
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 deb63k=$(cd "${1:?usage: benches/run.sh DEB63K WORK [PART...]}" && pwd)
@@ -51,7 +52,8 @@ generated() {
   echo "$work/$1"
 }
 
-# Each set with a store of its own, which is removed; the second argument names those with the grid.
+# Each set with a store of its own, which is removed; the second argument names those with the grid, the third those that
+# are measured in four segments, too.
 measure_sets() {
   local set folder
   for set in $1; do
@@ -62,6 +64,10 @@ measure_sets() {
       "$python" benches/grid.py "$folder" --store "$work/store-$set"
     fi
     rm -rf "$work/store-$set"
+    if [[ " ${3:-} " == *" $set "* ]]; then
+      "$python" benches/large.py "$folder" --store "$work/store-$set" --segments
+      rm -rf "$work/store-$set"
+    fi
   done
 }
 
@@ -70,7 +76,7 @@ for part in $parts; do
     deb63k) "$python" benches/deb63k.py "$deb63k" ;;
     http) "$python" benches/over_http.py "$deb63k" --esker "$ESKER" ;;
     storage | churn | cold | curves) "$python" "benches/$part.py" "$deb63k" ;;
-    sets) measure_sets "${SETS:-easy-100k easy-1m hard-1m clustered-1m}" "${GRID:-easy-1m}" ;;
+    sets) measure_sets "${SETS:-easy-100k easy-1m hard-1m clustered-1m}" "${GRID:-easy-1m}" "${FOUR:-easy-1m}" ;;
     tail) "$python" benches/tail.py "$(generated "${TAIL:-easy-1m}")" ;;
     scale) measure_sets "${SCALE:-easy-100k-128 easy-1m-128 easy-3m-128}" "" ;;
     peers)

@@ -34,11 +34,12 @@ KEYS = {
     "inbox": "c/notes-1/inbox/18446744073709551614-0",
     "pins": "c/notes-1/pins/00000000000000000001-0",
     "work": "c/notes-1/work/00000000000000000001-0",
+    "upload": "c/notes-1/upload/00000000000000000000000000000000",
 }
 OF_COLLECTION = set(KEYS) - {"store", "names", "dirty"}
 INGEST = {
     "s3:GetObject": OF_COLLECTION | {"store", "names"},
-    "s3:PutObject": {"wal", "body", "inbox", "manifest", "head", "names", "dirty"},
+    "s3:PutObject": {"wal", "body", "inbox", "upload", "manifest", "head", "names", "dirty"},
     "s3:DeleteObject": set(),
 }
 # What each role may do to which objects: all of it, and no more.

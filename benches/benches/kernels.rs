@@ -71,7 +71,7 @@ fn fastscan(c: &mut Criterion) {
             term: query.term(0.3, 0.7),
         })
         .collect();
-    let codes = Codes { groups: &groups, first_group: 0 };
+    let codes = Codes { groups: &groups, first_group: 0, beside: 0 };
     let mut group = c.benchmark_group("fastscan 384-d, 4096 rows");
     group.throughput(Throughput::Elements(rows as u64));
     group.bench_function("estimates", |b| {

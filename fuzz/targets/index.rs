@@ -19,11 +19,12 @@ fuzz_target!(|data: &[u8]| {
         };
         for leaf in (0..header.leaf_count().min(64)).chain([u32::MAX]) {
             let l = header.leaf(leaf);
-            header.check_leaf_codes(leaf, &part(header.codes_range(header.leaf_groups(leaf)))).ok();
+            let codes = part(header.codes_range(header.leaf_groups(leaf)));
+            header.check_leaf_codes(leaf, &codes).ok();
+            header.leaf_copies(leaf, &codes).ok();
             let idplane = part(header.idplane_range(l.postings.clone()));
             header.check_leaf_idplane(leaf, &idplane).ok();
             header.leaf_hashes(leaf, &idplane).ok();
-            header.leaf_spill(leaf, &part(header.spill_range(leaf))).ok();
             header.leaf_payload_blocks(leaf, &part(header.payload_sizes_range(leaf))).ok();
             header.leaf_of(l.ordinals.start);
             header.leaf_of_posting(l.postings.end);

@@ -10,11 +10,14 @@ locals {
       write  = []
       delete = []
     }
-    # Body and log of rows, the register (schemas widen, collections are created and dropped), its copy, names, marks.
+    # Body and log of rows, uploads (who has a URL that it signed puts with its leave), the register (schemas widen,
+    # collections are created and dropped), its copy, names, marks.
     ingest = {
-      read   = ["c/*", "names/*", "store"]
-      list   = ["c/*", "names/*"]
-      write  = ["c/*/wal/*", "c/*/body/*", "c/*/inbox/*", "c/*/manifest/*", "c/*/head", "names/*", "dirty/*"]
+      read = ["c/*", "names/*", "store"]
+      list = ["c/*", "names/*"]
+      write = [
+        "c/*/wal/*", "c/*/body/*", "c/*/inbox/*", "c/*/upload/*", "c/*/manifest/*", "c/*/head", "names/*", "dirty/*",
+      ]
       delete = []
     }
     # Segments, bitmaps, the register and its stubs, its copy, state. It deletes neither names nor the register.
@@ -24,7 +27,7 @@ locals {
       write = ["c/*/segment/*", "c/*/deletes/*", "c/*/manifest/*", "c/*/head", "c/*/work/*"]
       delete = [
         "c/*/wal/*", "c/*/body/*", "c/*/inbox/*", "c/*/pins/*", "c/*/segment/*", "c/*/deletes/*", "c/*/work/*",
-        "c/*/head", "dirty/*",
+        "c/*/upload/*", "c/*/head", "dirty/*",
       ]
     }
   }

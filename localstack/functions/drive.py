@@ -73,8 +73,8 @@ class Drive:
         except ValueError:
             return reply["statusCode"], raw
 
-    def count(self) -> int:
-        status, reply = self.v2("esker-query", "POST", "/v1/sql", {"query": f"SELECT count(*) AS n FROM {COLLECTION}"})
+    def count(self, collection: str = COLLECTION) -> int:
+        status, reply = self.v2("esker-query", "POST", "/v1/sql", {"query": f"SELECT count(*) AS n FROM {collection}"})
         expect("status of SQL", status, 200)
         return reply["rows"][0]["n"]
 
@@ -268,6 +268,25 @@ class Drive:
         expect("a broken request to delete", reply["error"]["kind"], "invalid")
         expect("objects after all these", len(self.keys(f"c/{COLLECTION}-1/")), before)
 
+    def upload(self) -> None:
+        """What is more than a gateway takes goes past it, into the bucket."""
+        settings = {"name": "large", "dimension": DIMENSION, "metric": "l2"}
+        expect("create", self.v2("esker-ingest", "POST", "/v1/collections", settings)[0], 201)
+        status, place = self.v2("esker-ingest", "POST", "/v1/collections/large/uploads")
+        expect("status of an upload", (status, place.get("url", "")[:7]), (201, "http://"))
+        rows = 14_000
+        body = "".join(json.dumps(row(n) | {"metadata": {"text": "x" * 400}}) + "\n" for n in range(rows))
+        if len(body) <= 6 << 20:
+            raise AssertionError(f"{len(body)} bytes are no large body")
+        expect("status of the PUT", self.stage.post(place["url"], body.encode(), {}, "PUT")[0], 200)
+        commit = f"/v1/collections/large/uploads/{place['token']}/commit"
+        for again in (False, True):
+            status, done = self.v1("esker-ingest", "POST", commit, {"content_type": "application/x-ndjson"})
+            found = (status, done.get("upserted"), done.get("done"), done.get("duplicate", False))
+            expect("a commit", found, (200, rows, True, again))
+        expect("rows of the body", self.count("large"), rows)
+        print(f"   a body of {len(body) / 1e6:.1f} MB in {done['position']} entries, committed twice")
+
     def freeze(self) -> None:
         self.stage.freeze(float(os.environ.get("FREEZE", "3")))
         began = time.monotonic()
@@ -314,7 +333,7 @@ def main() -> None:
         try:
             stage.start(**more)
             for step in ("health", "create", "write", "repeat", "queue", "search", "grpc_web", "compact", "delete", "refuse",
-                         "freeze", "logs"):
+                         "upload", "freeze", "logs"):
                 began = time.monotonic()
                 getattr(drive, step)()
                 print(f"{step:9} {(time.monotonic() - began) * 1000:6.0f} ms")
@@ -327,4 +346,5 @@ def main() -> None:
             stage.stop()
 
 
-main()
+if __name__ == "__main__":
+    main()

@@ -3,6 +3,7 @@
 
 use std::fmt;
 use std::sync::{Arc, OnceLock};
+use std::time::Duration;
 
 use esker_format::Token;
 use http::Extensions;
@@ -31,6 +32,11 @@ impl Allowed {
         extensions.get::<Allowed>().is_none_or(|Allowed(allows)| allows(collection))
     }
 }
+
+/// When a request is given up, by the clock's `elapsed`: for work that can end sooner and say how far it is. An extension of
+/// requests.
+#[derive(Debug, Clone, Copy)]
+pub struct Until(pub Duration);
 
 /// The name of one write, known to whoever answers for it when it takes too long: that of its client, once it was read, or
 /// else one that was drawn for it. An extension of requests that write.

@@ -13,11 +13,13 @@ mod body;
 mod encoding;
 mod extract;
 mod schema;
+mod stream;
 
 pub use body::{batch, parse, some_batch};
 pub use encoding::{Encoding, accept, content_type};
 pub use extract::{InPath, InQuery, Reply, read, with_extensions};
 pub use schema::RecordSchema;
+pub use stream::each_record;
 
 /// Seconds that a client waits after `busy` when the error does not say.
 const RETRY_SECONDS: u64 = 1;

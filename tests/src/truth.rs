@@ -168,7 +168,9 @@ impl Stored<'_> {
                 let put_ms = modified_ms(&key);
                 let ends_ms = put_ms.saturating_add_unsigned(lease.ttl_ms + PIN_MARGIN_MS);
                 let given_up = manifests.iter().find(|m| m.floors.version > version);
-                let in_time = given_up.is_none_or(|m| put_ms <= modified_ms(&self.keys.manifest(m.version)));
+                // It may be a stub by now.
+                let created_ms = |m: &Manifest| self.world.created_ms(&self.keys.manifest(m.version));
+                let in_time = given_up.and_then(created_ms).is_none_or(|given_up_ms| put_ms <= given_up_ms);
                 (!lease.released && now_ms < ends_ms && in_time).then_some(version)
             }
             other => panic!("{key}: {other:?}"),

@@ -57,6 +57,8 @@ struct State {
 #[derive(Clone, Debug)]
 struct Stored {
     body: Bytes,
+    /// When the name was written first since it was free.
+    created: SystemTime,
     /// Of the body: made once, because every reply has it.
     e_tag: String,
     modified: SystemTime,
@@ -246,6 +248,13 @@ impl World {
         self.state().objects.get(&path_of(key)).map(|stored| stored.body.clone())
     }
 
+    /// When what lies under `key` was created, in milliseconds since 1970, whatever was put over it since.
+    pub fn created_ms(&self, key: &str) -> Option<i64> {
+        let created = self.state().objects.get(&path_of(key))?.created;
+        let since = created.duration_since(SystemTime::UNIX_EPOCH).ok()?;
+        i64::try_from(since.as_millis()).ok()
+    }
+
     /// Every body `key` has held, oldest first, `None` where it was deleted; empty in an unchecked world.
     pub fn history(&self, key: &str) -> Vec<Option<Bytes>> {
         self.state().history.get(&path_of(key)).cloned().unwrap_or_default()
@@ -256,7 +265,9 @@ impl World {
         let mut state = self.state();
         let modified = state.tick();
         let body: Bytes = body.into();
-        let stored = Stored { e_tag: etag(&body), body, modified, attributes: Attributes::default() };
+        let created = state.objects.get(&path_of(key)).map_or(modified, |old| old.created);
+        let stored =
+            Stored { e_tag: etag(&body), body, created, modified, attributes: Attributes::default() };
         state.objects.insert(path_of(key), stored);
     }
 
@@ -360,7 +371,9 @@ impl State {
         self.check_rewrite(location, &body);
         let modified = self.tick();
         let e_tag = etag(&body);
-        self.objects.insert(location.clone(), Stored { body, e_tag: e_tag.clone(), modified, attributes });
+        let created = self.objects.get(location).map_or(modified, |old| old.created);
+        let stored = Stored { body, created, e_tag: e_tag.clone(), modified, attributes };
+        self.objects.insert(location.clone(), stored);
         PutResult { e_tag: Some(e_tag), version: None }
     }
 

@@ -4,13 +4,14 @@
 
 mod calibration;
 mod codes;
+mod copies;
 mod large;
 mod merge;
 mod order;
 mod spill;
 mod vectors;
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use arrow::array::RecordBatch;
@@ -28,7 +29,9 @@ use esker_store::Clock;
 use crate::parallel::{self, Task};
 use crate::scratch::{Scratch, ScratchFile};
 use crate::versions::versions;
+use calibration::Truth;
 use codes::Coded;
+use copies::Postings;
 pub(crate) use large::Large;
 pub(crate) use merge::Base;
 use order::Ordered;
@@ -53,6 +56,21 @@ pub struct BuildOptions {
     pub seed: u64,
     /// Most threads at once.
     pub threads: usize,
+    /// Whether rows get copies in second leaves.
+    pub copies: Copies,
+}
+
+/// Whether rows get copies in second leaves: their codes once more, so that a search which reads some of the leaves finds
+/// its neighbours in fewer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Copies {
+    /// Where codes take more than 32 MiB and a sample of queries needs far fewer leaves then.
+    #[default]
+    WhereWorth,
+    /// Wherever there are two leaves.
+    Always,
+    /// Nowhere.
+    Never,
 }
 
 /// A segment's two files and what a manifest and `head` say about them.
@@ -246,8 +264,9 @@ struct Files {
     ids: Ids,
 }
 
-/// What the rows' ids, seqs and numbers give, by ordinal.
+/// What the rows' ids, seqs and numbers give.
 struct Ids {
+    /// By ordinal, then by posting.
     hashes: Vec<u64>,
     seqs: (Seq, Seq),
     sum: SetHash,
@@ -293,13 +312,16 @@ impl Build<'_> {
         let leaf_starts = leaf_starts(&clustering);
         let ordered = source.reorder(&clustering.order, &self.target, self.options.threads)?;
         self.watch.lap("reorder");
-        let coded = self.coded(&ordered, &clustering, &leaf_starts, kept)?;
+        let mut coded = self.coded(&ordered, &clustering, &leaf_starts, kept)?;
         let copied = coded.copied();
+        let vectors = Whole { vectors: &ordered.vectors, d: settings.dimension as usize };
+        let truth = Truth::find(&vectors, &coded, self.options)?;
+        self.watch.lap("truth");
+        coded.set_postings(Postings::choose(&vectors, &coded, &leaf_starts, &truth, self.options)?);
+        self.watch.lap("copies");
         let files = self.files(coded, &ordered, &leaf_starts)?;
         self.watch.lap("files");
-        let vectors = Whole { vectors: &ordered.vectors, d: settings.dimension as usize };
-        let calibration =
-            calibration::calibrate(&vectors, &files.coded, &leaf_starts, metric(settings), self.options)?;
+        let calibration = truth.calibrate(&files.coded, &leaf_starts, self.options);
         self.watch.lap("calibrate");
         let (summary, index_file) = self.index(&files, calibration, &leaf_starts)?;
         self.watch.lap("index");
@@ -352,19 +374,28 @@ impl Build<'_> {
     /// Everything that depends on the order alone, on all threads.
     fn files(&self, mut coded: Coded, ordered: &Ordered, leaf_starts: &[u32]) -> Result<Files> {
         let Target { settings, .. } = self.target;
-        let mut groups = vec![0; coded.groups_len(ordered.rows())];
+        let mut groups = coded.new_groups(ordered.rows());
+        let shared;
         let (mut rows, mut payload, mut ids) = (None, None, None);
         let mut tasks: Vec<Task<'_>> = vec![
             Box::new(|| rows = Some(self.rows_and_attributes(&ordered.batches))),
             Box::new(|| payload = Some(self.payload(&ordered.batches))),
             Box::new(|| ids = Some(self.ids(&ordered.batches))),
         ];
-        tasks.extend(coded.tasks(ordered, leaf_starts, settings, &mut groups));
+        match &coded.postings {
+            None => tasks.extend(coded.tasks(ordered, leaf_starts, settings, &mut groups)),
+            Some(p) => {
+                shared = Mutex::new(groups.as_mut_slice());
+                tasks.extend(coded.tasks_twice(p, ordered, leaf_starts, settings, &shared));
+            }
+        }
         parallel::run(self.options.threads, tasks);
         coded.groups = groups;
         let ran = || Error::internal("a part of a segment was not made");
         let (rows, attributes) = rows.ok_or_else(ran)??;
-        Ok(Files { rows, attributes, payload: payload.ok_or_else(ran)??, ids: ids.ok_or_else(ran)??, coded })
+        let mut ids = ids.ok_or_else(ran)??;
+        ids.hashes = coded.idplane(leaf_starts, ids.hashes);
+        Ok(Files { rows, attributes, payload: payload.ok_or_else(ran)??, ids, coded })
     }
 
     fn rows_and_attributes(&self, batches: &[RecordBatch]) -> Result<((Bytes, RowsLayout), Attributes)> {
@@ -420,7 +451,7 @@ impl Build<'_> {
             group_bytes: coded.group_bytes as u32,
             codes: &coded.groups,
             idplane: &files.ids.hashes,
-            spill: None,
+            spill: coded.spill(),
             payload: &files.payload,
             attributes: &files.attributes,
             payload_spool: None,

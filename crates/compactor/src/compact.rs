@@ -14,7 +14,7 @@ use esker_format::{Error, Kind, Result, SetHash, Version};
 use esker_store::{Collection, Io, Meter, Unfolded};
 use futures::TryStreamExt;
 
-use crate::build::{BuildOptions, Large, Made, Spill, StopWatch, Target, build_merged};
+use crate::build::{BuildOptions, Copies, Large, Made, Spill, StopWatch, Target, build_merged};
 use crate::fold::{Fold, Winners};
 use crate::scratch::{MemoryScratch, Scratch};
 use commit::Commit;
@@ -34,8 +34,10 @@ pub struct Options {
     /// Decides everything random in a segment.
     pub seed: u64,
     /// Bytes that a compaction may take. Rows of more than a third of it are built out of memory, in scratch files; then
-    /// some 110 bytes a row come on top (at 384 dimensions).
+    /// some 110 bytes a row come on top (at 384 dimensions), and 190 where rows have copies.
     pub memory: u64,
+    /// Whether rows of large segments get copies in second leaves.
+    pub copies: Copies,
 }
 
 /// [`Options::memory`] unless it is set.
@@ -56,6 +58,7 @@ impl Default for Options {
             threads: std::thread::available_parallelism().map_or(1, usize::from),
             seed: 1,
             memory: MEMORY,
+            copies: Copies::default(),
         }
     }
 }
@@ -263,7 +266,8 @@ impl Compactor {
         drop(unfolded);
         let merged = clock.elapsed();
         let target = Target { collection: collection.id(), settings: &manifest.settings, schema: &schema };
-        let options = BuildOptions { seed: self.options.seed, threads: self.options.threads };
+        let Options { seed, threads, copies, .. } = self.options;
+        let options = BuildOptions { seed, threads, copies };
         let heard = |done, total| progress(Progress { stage: Stage::Build, done, total });
         let built = blocking(|| match rows {
             Gathered::Memory(rows) => {

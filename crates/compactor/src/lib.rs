@@ -16,7 +16,7 @@ pub mod scratch;
 mod versions;
 pub mod work;
 
-pub use build::{BuildOptions, BuiltSegment, Target, build_segment};
+pub use build::{BuildOptions, BuiltSegment, Copies, Target, build_segment};
 pub use collect::{CollectOptions, Collected, Collector, Item, Plan, Reason};
 pub use compact::{Compactor, Listener, Options, Progress, Report, Stage};
 pub use scratch::{DirectoryScratch, MemoryScratch, Scratch, ScratchFile};

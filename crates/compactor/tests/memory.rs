@@ -74,7 +74,7 @@ async fn the_peak_stays_below_the_limit() {
     drop(collection);
     let collection = store.collection(&Meter::new(), &name).await.unwrap();
     let before = status("VmRSS:");
-    let compactor = Compactor::new(Options { threads: 2, seed: 1, memory: MEMORY })
+    let compactor = Compactor::new(Options { threads: 2, seed: 1, memory: MEMORY, ..Options::default() })
         .with_scratch(Arc::new(DirectoryScratch::new(directory.path())));
     let report = compactor.compact(&Meter::new(), &collection, &|_| {}).await.unwrap();
     assert_eq!((report.rows, report.segments_out), ((ENTRIES * ROWS) as u64, 1));

@@ -89,7 +89,8 @@ pub enum Command {
     /// Import a Parquet, Arrow IPC, NDJSON or Avro file
     #[command(after_help = "Example:\n  esker import notes.parquet --into notes\n\n\
         Creates the collection if need be and prints what it inferred and why. Run the same command again\n\
-        after an interruption: batches that are there already are not written twice.")]
+        after an interruption: batches that are there already are not written twice.\n\n\
+        Into a server or a gateway:\n  ESKER_API_KEY=… esker import notes.parquet --endpoint https://example.org")]
     Import(Import),
     /// Write a collection to a Parquet, Arrow IPC (.arrow) or NDJSON file
     #[command(after_help = "Example:\n  esker export notes notes.parquet --filter \"topic = 'music'\"")]
@@ -222,8 +223,14 @@ pub struct Import {
     #[arg(long, value_parser = vector_types(), hide_possible_values = true, value_name = "TYPE")]
     pub vector_type: Option<VectorType>,
     /// Compact when the import is done
-    #[arg(long)]
+    #[arg(long, conflicts_with = "endpoint")]
     pub compact: bool,
+    /// Import into the server or gateway at this address, not into a store
+    #[arg(long, env = "ESKER_ENDPOINT", hide_env_values = true, value_name = "URL")]
+    pub endpoint: Option<String>,
+    /// A file with the key, or the token, that it asks for [default: the variable ESKER_API_KEY]
+    #[arg(long, value_name = "FILE", requires = "endpoint")]
+    pub key_file: Option<PathBuf>,
 }
 
 #[derive(Debug, ClapArgs)]

@@ -37,7 +37,8 @@ const LISTED: usize = 8;
 pub async fn run(args: Args, output: &Output) -> Result<()> {
     let given = args.store.as_deref();
     let store = given.unwrap_or(STORE);
-    if Location::parse(store)?.is_volatile() && !matches!(args.command, Command::Demo(_)) {
+    let elsewhere = matches!(&args.command, Command::Import(import) if import.endpoint.is_some());
+    if Location::parse(store)?.is_volatile() && !elsewhere && !matches!(args.command, Command::Demo(_)) {
         output.say("note: memory: is empty now, and everything in it is lost when this command ends");
     }
     let resources = &Resources::new(args.memory, args.scratch)?;

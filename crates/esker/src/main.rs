@@ -6,6 +6,7 @@ mod cost;
 mod lean;
 mod output;
 mod progress;
+mod remote;
 mod rows;
 mod serve;
 mod settings;

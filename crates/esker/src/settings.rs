@@ -1,6 +1,6 @@
 //! The one place where the environment is read.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use esker_compactor::{Compactor, DirectoryScratch, Options};
@@ -13,6 +13,8 @@ use crate::serve::trace::{self, Traces};
 
 /// What is logged, in `tracing`'s filter syntax.
 const LOG: &str = "ESKER_LOG";
+/// The key for a server.
+const API_KEY: &str = "ESKER_API_KEY";
 /// Bytes of immutable ranges kept in memory by a command.
 const CACHE_BYTES: u64 = 1 << 30;
 
@@ -32,6 +34,21 @@ pub fn serve_log(format: LogFormat, otlp: Option<&str>) -> Result<Traces> {
 #[allow(clippy::disallowed_methods, reason = "this is where the environment is read")]
 fn environment() -> StoreEnv {
     std::env::vars().filter(|(name, _)| name.starts_with("AWS_")).collect()
+}
+
+/// The key for a server: what a file holds, else what the environment does.
+///
+/// # Errors
+/// Invalid when the file cannot be read.
+#[allow(clippy::disallowed_methods, reason = "this is where the environment is read")]
+pub fn api_key(file: Option<&Path>) -> Result<Option<String>> {
+    let key = match file {
+        None => std::env::var(API_KEY).ok(),
+        Some(path) => Some(std::fs::read_to_string(path).map_err(|e| {
+            Error::invalid("key-file", format!("cannot read {}: {e}", path.display())).with_source(e)
+        })?),
+    };
+    Ok(key.map(|key| key.trim().to_owned()).filter(|key| !key.is_empty()))
 }
 
 /// The store at `url`. `create`: a directory that does not exist is made.

@@ -42,10 +42,12 @@ pub enum Kind {
     Store,
     /// A lease on a version.
     Pin,
+    /// How far the commit of an upload is.
+    Progress,
 }
 
 /// All kinds with their four letters.
-pub const KINDS: [(Kind, [u8; 4]); 8] = [
+pub const KINDS: [(Kind, [u8; 4]); 9] = [
     (Kind::Manifest, *b"MANI"),
     (Kind::Stub, *b"STUB"),
     (Kind::Head, *b"HEAD"),
@@ -54,6 +56,7 @@ pub const KINDS: [(Kind, [u8; 4]); 8] = [
     (Kind::Deletes, *b"DELS"),
     (Kind::Store, *b"STOR"),
     (Kind::Pin, *b"PINS"),
+    (Kind::Progress, *b"PROG"),
 ];
 
 /// A required feature: a reader that does not know a set bit refuses the object.

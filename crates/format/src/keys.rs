@@ -119,6 +119,18 @@ impl Keys {
     pub fn inbox(&self, tail: Seq, token: Token) -> String {
         format!("{}inbox/{}-{token}", self.prefix, descending(tail))
     }
+    /// `upload/`: bodies that clients put there themselves.
+    pub fn upload_prefix(&self) -> String {
+        format!("{}upload/", self.prefix)
+    }
+    /// `upload/{token}`: a body as its client sent it, before it is committed and after.
+    pub fn upload(&self, token: Token) -> String {
+        format!("{}upload/{token}", self.prefix)
+    }
+    /// `upload/{token}.progress`: how far its commit is.
+    pub fn progress(&self, token: Token) -> String {
+        format!("{}upload/{token}.progress", self.prefix)
+    }
     /// `segment/`: rows and indexes.
     pub fn segment_prefix(&self) -> String {
         format!("{}segment/", self.prefix)
@@ -206,6 +218,10 @@ pub enum Part {
     Pin(Version, Token),
     /// Compaction state.
     Work(Made),
+    /// A body that a client put.
+    Upload(Token),
+    /// How far its commit is.
+    Progress(Token),
 }
 
 impl Key {
@@ -252,6 +268,10 @@ fn parse(key: &str) -> Option<Key> {
             Part::Body(parse_descending(&seq)?, token.parse().ok()?)
         }
         "work" => Part::Work(Made::parse(name)?),
+        "upload" => match name.strip_suffix(".progress") {
+            Some(token) => Part::Progress(token.parse().ok()?),
+            None => Part::Upload(name.parse().ok()?),
+        },
         "inbox" => {
             let (tail, token) = pair(name)?;
             Part::Inbox(parse_descending(&tail)?, token.parse().ok()?)

@@ -16,6 +16,7 @@ pub mod record;
 pub mod register;
 pub mod schema;
 pub mod segment;
+pub mod upload;
 pub mod wal;
 
 pub use error::{Error, Kind, Result};

@@ -16,6 +16,10 @@ pub const DIMENSION: u32 = 8192;
 pub const BATCH_ROWS: usize = 10_000;
 /// Bytes of one batch, encoded.
 pub const BATCH_BYTES: usize = 16 << 20;
+/// Bytes of a body that is uploaded and then committed.
+pub const UPLOAD_BYTES: u64 = 256 << 20;
+/// How long such a body is kept after it was put; twice as long it is known how far its commit went.
+pub const UPLOAD_RETENTION_MS: i64 = TOKEN_RETENTION_MS;
 /// Metadata columns of a collection.
 pub const COLUMNS: usize = 1_024;
 /// Bytes of a metadata key.

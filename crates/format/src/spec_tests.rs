@@ -54,6 +54,8 @@ fn limits_page() {
         ("DIMENSION", limits::DIMENSION.into()),
         ("BATCH_ROWS", limits::BATCH_ROWS as u64),
         ("BATCH_BYTES", limits::BATCH_BYTES as u64),
+        ("UPLOAD_BYTES", limits::UPLOAD_BYTES),
+        ("UPLOAD_RETENTION_MS", limits::UPLOAD_RETENTION_MS as u64),
         ("COLUMNS", limits::COLUMNS as u64),
         ("KEY_BYTES", limits::KEY_BYTES as u64),
         ("K", limits::K as u64),
@@ -100,6 +102,8 @@ fn keys_page() {
         k.inbox(1, made.token),
         k.pin(1, made.token),
         k.work(made),
+        k.upload(made.token),
+        k.progress(made.token),
     ];
     let stated: Vec<String> = page
         .iter()
@@ -194,8 +198,7 @@ fn segment_page() {
         IdMapDirectory,
         PayloadSizes,
     ];
-    let cold =
-        [Codes, Spill, IdPlane, IdMap, PayloadSizePages, Payload, Attributes, Checks, Footer, Extension];
+    let cold = [Codes, IdPlane, IdMap, PayloadSizePages, Payload, Attributes, Checks, Footer, Extension];
     let row = |place: &str, s: crate::segment::index::Section| {
         vec![(s as u16).to_string(), format!("{s:?}"), place.to_owned()]
     };

@@ -14,8 +14,8 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use axum::{Json, Router};
 use bytes::Bytes;
-use esker_format::{Error, Name, Token};
-use esker_proto::access::Named;
+use esker_format::{Error, Kind, Name, Token};
+use esker_proto::access::{Named, Until};
 use esker_proto::refusal::{Refusal, Surface};
 use esker_proto::rest::{Refused, idempotency_key};
 use esker_store::{Io, Seams};
@@ -36,6 +36,8 @@ use crate::run::{Call, Reply, json};
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 /// Milliseconds that a client allows.
 const TIMEOUT: HeaderName = HeaderName::from_static("x-esker-timeout-ms");
+/// The kind of an error of gRPC.
+const KIND: HeaderName = HeaderName::from_static("esker-kind");
 /// A function's reply may have 6 MiB as JSON. Base64 makes four bytes of three, and JSON escapes quotes.
 const REPLY_BYTES: usize = (6 << 20) - (64 << 10);
 
@@ -141,6 +143,7 @@ impl Web {
             method = method.as_str(),
             route = reply.extensions().get::<Route>().map_or("none", |route| &route.0),
             status = reply.status().as_u16(),
+            kind = kind(&reply),
             ms = ((clock.elapsed() - start).as_micros() as f64) / 1000.0,
             collection,
             waves = io.map(|io| io.waves),
@@ -210,10 +213,6 @@ async fn gathered(reply: Response) -> http::Response<Bytes> {
     http::Response::from_parts(parts, axum::body::to_bytes(body, REPLY_BYTES).await.unwrap_or_default())
 }
 
-/// When a request must be answered, by the clock's `elapsed`.
-#[derive(Debug, Clone, Copy)]
-struct Until(Duration);
-
 type Shell = Arc<(Seams, Surface)>;
 
 /// Answers in time and in our form, and says which route it was. What does not fit the time is dropped, wherever it is:
@@ -278,6 +277,12 @@ fn asked(headers: &HeaderMap) -> Result<Option<Duration>, Refusal> {
         Ok(ms) if ms > 0 => Ok(Some(Duration::from_millis(ms))),
         _ => Err(Refusal::header("x-esker-timeout-ms", "it is a number of milliseconds, from 1")),
     }
+}
+
+/// What kind of error a reply is, if it is one: in gRPC a header says so.
+fn kind<B>(reply: &http::Response<B>) -> Option<String> {
+    let header = || reply.headers().get(&KIND)?.to_str().ok().map(str::to_owned);
+    reply.extensions().get::<Kind>().map(ToString::to_string).or_else(header)
 }
 
 /// The collection that a path names.

@@ -5,10 +5,12 @@ mod bisect;
 mod neighbours;
 mod panels;
 mod parallel;
+mod second;
 mod stream;
 
 pub use adapt::{Adapted, Standing, adapt};
 pub use neighbours::Neighbours;
+pub use second::Seconds;
 pub use stream::{Leaves, Moments, arrange};
 
 use bisect::bisect;
@@ -397,6 +399,19 @@ impl Finder {
         }
         leaf
     }
+
+    /// The K nearest centroids of each of `ids`, of those that it is compared with.
+    fn near<const K: usize>(&self, rows: &Rows<'_>, ids: &[u32], threads: usize) -> Vec<Best<K>> {
+        let mut best = vec![Best::<K>::NONE; ids.len()];
+        parallel::for_chunks(threads, &mut best, CHUNK, |chunk, out| {
+            let ids = &ids[chunk * CHUNK..][..out.len()];
+            match self {
+                Finder::Flat(panels) => panels.nearest(rows, ids, out),
+                Finder::Tree(tree) => tree.near(rows, ids, out),
+            }
+        });
+        best
+    }
 }
 
 /// Two levels over many centroids: parents of about 32 leaves each.
@@ -424,13 +439,31 @@ impl Tree {
         Self { parents: Panels::new(means.chunks_exact(d), d), leaves }
     }
 
-    fn nearest(&self, rows: &Rows<'_>, ids: &[u32], out: &mut [u32]) {
+    /// Per parent the places among `ids` of the rows that are compared with its leaves.
+    fn visitors(&self, rows: &Rows<'_>, ids: &[u32]) -> Vec<Vec<u32>> {
         let mut parents = vec![Best::<NEAREST_PARENTS>::NONE; ids.len()];
         self.parents.nearest(rows, ids, &mut parents);
         let mut visitors: Vec<Vec<u32>> = vec![Vec::new(); self.leaves.len()];
         for (slot, best) in parents.iter().enumerate() {
             best.leaves().for_each(|parent| visitors[parent as usize].push(slot as u32));
         }
+        visitors
+    }
+
+    fn near<const K: usize>(&self, rows: &Rows<'_>, ids: &[u32], out: &mut [Best<K>]) {
+        for ((panels, members), slots) in self.leaves.iter().zip(self.visitors(rows, ids)) {
+            let visiting: Vec<u32> = slots.iter().map(|slot| ids[*slot as usize]).collect();
+            let mut best = vec![Best::<K>::NONE; slots.len()];
+            panels.nearest(rows, &visiting, &mut best);
+            for (slot, best) in slots.iter().zip(&best) {
+                let found = best.entries().map(|(value, leaf)| (value, members[leaf as usize]));
+                found.for_each(|(value, leaf)| out[*slot as usize].offer(&[value], leaf as usize));
+            }
+        }
+    }
+
+    fn nearest(&self, rows: &Rows<'_>, ids: &[u32], out: &mut [u32]) {
+        let visitors = self.visitors(rows, ids);
         let mut found = vec![f32::NEG_INFINITY; ids.len()];
         for ((panels, members), slots) in self.leaves.iter().zip(visitors) {
             let visiting: Vec<u32> = slots.iter().map(|slot| ids[*slot as usize]).collect();

@@ -208,20 +208,24 @@ impl LeafEncoder<'_> {
 /// Appends one group: up to 32 codes (further ones are ignored), the rest marked absent.
 pub fn pack_group(rows: &[RowCode], d: usize, out: &mut Vec<u8>) {
     let absent = RowCode::absent(d);
-    let lane = |index: usize| rows.get(index).unwrap_or(&absent);
     let start = out.len();
-    out.resize(start + GROUP * padded(d) / 8, 0);
-    for (index, row) in rows.iter().take(GROUP).enumerate() {
-        pack_bits(&row.bits, index, &mut out[start..]);
+    out.resize(start + group_bytes(d), 0);
+    for lane in 0..GROUP {
+        pack_row(rows.get(lane).unwrap_or(&absent), d, lane, &mut out[start..]);
     }
-    let fields: [fn(&RowCode) -> u16; 4] = [
-        |row| row.f_add.to_bits(),
-        |row| row.f_rescale.to_bits(),
-        |row| row.f_err.to_bits(),
-        |row| row.check,
-    ];
-    for field in fields {
-        (0..GROUP).for_each(|index| out.extend_from_slice(&field(lane(index)).to_le_bytes()));
+}
+
+/// Puts one code into a lane of a group that has nothing there but zeros. A group of another length than [`group_bytes`],
+/// or a lane that no group has, stays as it is.
+pub fn pack_row(row: &RowCode, d: usize, lane: usize, group: &mut [u8]) {
+    if group.len() != group_bytes(d) || lane >= GROUP {
+        return;
+    }
+    let (bits, fields) = group.split_at_mut(GROUP * padded(d) / 8);
+    pack_bits(&row.bits, lane, bits);
+    let values = [row.f_add.to_bits(), row.f_rescale.to_bits(), row.f_err.to_bits(), row.check];
+    for (which, value) in values.into_iter().enumerate() {
+        fields[2 * (which * GROUP + lane)..][..2].copy_from_slice(&value.to_le_bytes());
     }
 }
 

@@ -24,12 +24,12 @@ pub use bits::{Bitset, lanes};
 pub use centroids::{Centroids, Coarse, LeafQuery, Origin, centroid_bytes, pick_bits};
 pub use check::check16;
 pub use cluster::{
-    Adapted, Clustering, Leaves, Moments, Neighbours, Standing, adapt, arrange, cluster, cluster_work,
-    leaf_target,
+    Adapted, Clustering, Leaves, Moments, Neighbours, Seconds, Standing, adapt, arrange, cluster,
+    cluster_work, leaf_target,
 };
 pub use codes::{
-    Encoder, GROUP, LeafEncoder, RowCode, group_bytes, pack_group, padded, residual_scale, residual_square,
-    scale_of, unpack_group, unpack_row,
+    Encoder, GROUP, LeafEncoder, RowCode, group_bytes, pack_group, pack_row, padded, residual_scale,
+    residual_square, scale_of, unpack_group, unpack_row,
 };
 pub use distance::{Exact, prefetch};
 pub use metric::Metric;

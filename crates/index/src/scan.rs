@@ -7,10 +7,12 @@ use crate::{GROUP, Metric, Rotation, group_bytes, lanes, padded};
 /// Whole groups of codes, and which group of the segment the first of them is.
 #[derive(Clone, Copy, Debug)]
 pub struct Codes<'a> {
-    /// A multiple of [`group_bytes`] long; a trailing part of a group is not scanned.
+    /// A multiple of [`group_bytes`] and `beside` long; a trailing part of a group is not scanned.
     pub groups: &'a [u8],
     /// Group number of the first: ⌊posting / 32⌋.
     pub first_group: usize,
+    /// Bytes behind each group that are not of its codes.
+    pub beside: usize,
 }
 
 /// A leaf's part of an estimate, from [`CodeQuery::term`].
@@ -122,7 +124,8 @@ impl CodeQuery {
     ) {
         let Bound { mut threshold, slack } = bound;
         let slack = slack.max(f32::MIN_POSITIVE); // 0·∞ would hide saturated rows
-        let end = codes.first_group + codes.groups.len() / self.group_bytes;
+        let stride = self.group_bytes + codes.beside;
+        let end = codes.first_group + codes.groups.len() / stride;
         let mut lane_terms = Lanes::new();
         let mut out = Estimates { estimate: [0.0; GROUP], err: [0.0; GROUP] };
         let mut group = codes.first_group;
@@ -139,7 +142,7 @@ impl CodeQuery {
             }
             let live = own & mask(group);
             if live != 0 {
-                let at = (group - codes.first_group) * self.group_bytes;
+                let at = (group - codes.first_group) * stride;
                 let bytes = &codes.groups[at..at + self.group_bytes];
                 let passed =
                     (self.kernel)(bytes, &self.tables, &lane_terms.terms, slack, threshold, &mut out);

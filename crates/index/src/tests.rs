@@ -79,7 +79,7 @@ impl Segment {
     }
 
     pub fn codes(&self) -> Codes<'_> {
-        Codes { groups: &self.groups, first_group: 0 }
+        Codes { groups: &self.groups, first_group: 0, beside: 0 }
     }
 
     /// Scan, keep `rerank` by estimate, rerank exactly: the k nearest postings.

@@ -57,7 +57,7 @@ impl Target {
     pub fn records(&self, op: Op, records: &[Record]) -> Result<Cut> {
         let mut block = Vec::new();
         for (row, record) in records.iter().enumerate() {
-            check_results(row, record)?;
+            check_results(row as u64, record)?;
             record.encode(&mut block);
             // Stops before memory does; validation states the limit.
             if block.len() > limits::BATCH_BYTES {
@@ -131,7 +131,7 @@ fn cut(op: Op, blocks: Vec<Block>, summary: Summary) -> Result<Cut> {
 }
 
 /// The fields that only results have do not survive encoding, so they are refused before it.
-fn check_results(row: usize, record: &Record) -> Result<()> {
+fn check_results(row: u64, record: &Record) -> Result<()> {
     let set = [
         ("rank", record.rank.is_some()),
         ("score", record.score.is_some()),
@@ -179,6 +179,11 @@ impl Batcher {
         }
     }
 
+    /// The collection that batches are for.
+    pub fn target(&self) -> &Target {
+        &self.target
+    }
+
     /// Number in the input of the record that comes next, from 0.
     pub fn next_row(&self) -> u64 {
         self.first_row + self.rows()
@@ -195,6 +200,17 @@ impl Batcher {
     pub fn record(&mut self, record: &RecordRef<'_>) -> Result<Option<Cut>> {
         let before = self.open.len();
         encode_record(&mut self.open, record);
+        self.pushed(before)
+    }
+
+    /// Adds a record as a client sent it.
+    ///
+    /// # Errors
+    /// As [`Batcher::record`]; Invalid when it has what only results have.
+    pub fn whole(&mut self, record: &Record) -> Result<Option<Cut>> {
+        check_results(self.next_row(), record)?;
+        let before = self.open.len();
+        record.encode(&mut self.open);
         self.pushed(before)
     }
 

@@ -14,22 +14,25 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use crate::ingest::Ingest;
+use crate::upload::Uploads;
 
-mod bodies;
+pub(crate) mod bodies;
 mod collections;
 mod records;
+mod uploads;
 
 /// What the routes write to.
 #[derive(Debug, Clone)]
 pub struct State {
     store: Arc<Store>,
     ingest: Ingest,
+    uploads: Uploads,
 }
 
 impl State {
     /// Writes to the collections of `store`.
     pub fn new(store: Arc<Store>) -> Self {
-        State { ingest: Ingest::new(store.clone()), store }
+        State { ingest: Ingest::new(store.clone()), uploads: Uploads::new(store.clone()), store }
     }
 }
 
@@ -40,6 +43,9 @@ pub fn router(state: State) -> OpenApiRouter {
         .routes(routes!(collections::drop))
         .routes(routes!(records::upsert))
         .routes(routes!(records::patch))
+        .routes(routes!(uploads::create))
+        .routes(routes!(uploads::put))
+        .routes(routes!(uploads::commit))
         .with_state(state)
 }
 

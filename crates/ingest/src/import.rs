@@ -3,13 +3,13 @@
 //! [`inspect`] looks at the beginning of a file and says what it would do; [`Plan`] fixes that for a collection;
 //! [`run`] does it, in bounded memory, and can be run again after a kill.
 
-mod avro;
+pub(crate) mod avro;
 pub(crate) mod columns;
 pub(crate) mod convert;
 mod detect;
 mod file;
 pub(crate) mod infer;
-mod lines;
+pub(crate) mod lines;
 mod plan;
 mod run;
 pub(crate) mod sample;

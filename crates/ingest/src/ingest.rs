@@ -15,7 +15,7 @@ use esker_store::{Appended, Collection, Meter, Store};
 use crate::batch::{Cut, Target};
 
 mod body;
-mod columns;
+pub(crate) mod columns;
 mod condition;
 mod patch;
 mod untouched;

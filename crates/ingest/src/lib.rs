@@ -9,6 +9,7 @@ pub mod http;
 pub mod import;
 pub mod ingest;
 pub mod sink;
+pub mod upload;
 
 pub use batch::{Batcher, Cut, Target};
 pub use ingest::{Ack, Body, Condition, Ingest, Patch, Untouched, WriteOptions};

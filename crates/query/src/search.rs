@@ -62,17 +62,19 @@ impl<'a> Posed<'a> {
         }
     }
 
-    /// The scan of a leaf's postings.
+    /// The scan of a leaf's postings, copies of rows of other leaves among them.
     pub fn run(&self, leaf: u32) -> Run {
-        run(self.segment, &self.codes, leaf, self.scores[leaf as usize])
+        let end = self.segment.header.posting_starts()[leaf as usize + 1];
+        Run { end: end as usize, ..own_run(self.segment, &self.codes, leaf, self.scores[leaf as usize]) }
     }
 }
 
-/// The scan of the postings of a leaf with a score.
-fn run(segment: &Segment, codes: &CodeQuery, leaf: u32, score: f32) -> Run {
-    let (leaf, starts) = (leaf as usize, segment.header.posting_starts());
+/// The scan of the own rows of a leaf with a score.
+fn own_run(segment: &Segment, codes: &CodeQuery, leaf: u32, score: f32) -> Run {
+    let (leaf, header) = (leaf as usize, &segment.header);
+    let (first, rows) = (header.posting_starts()[leaf] as usize, header.leaf_starts());
     let term = codes.term(score, segment.centroids.norm(leaf));
-    Run { first: starts[leaf] as usize, end: starts[leaf + 1] as usize, term }
+    Run { first, end: first + (rows[leaf + 1] - rows[leaf]) as usize, term }
 }
 
 /// Up to this many rows that count, all of their codes are looked at when they are in memory (INDEX §3).

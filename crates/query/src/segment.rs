@@ -132,9 +132,9 @@ impl Segment {
         self.header.settings().vector_type.width()
     }
 
-    /// Whether leaves hold copies of rows of other leaves.
+    /// Whether leaves have copies of rows of other leaves.
     pub fn spilled(&self) -> bool {
-        self.header.facts().postings > self.header.facts().rows
+        self.header.is_spilled()
     }
 
     /// The posting of a row in its own leaf.
@@ -235,34 +235,45 @@ pub(crate) fn every(rows: u32) -> RoaringBitmap {
 pub(crate) struct Mask(Option<Bitset>);
 
 impl Mask {
-    /// `codes` map spilled postings to rows.
+    /// For scans of the leaves that `codes` have, copies of rows of others among them.
     pub fn new(segment: &Segment, rows: &Rows, codes: &Codes) -> Mask {
         let Rows::Only(only) = rows else { return Mask(None) };
-        let postings = segment.header.facts().postings as usize;
         if !segment.spilled() {
-            let rows = segment.row_count();
-            if only.len() < u64::from(rows / 2) {
-                let mut set = Bitset::new(postings);
-                only.iter().for_each(|ordinal| set.insert(ordinal as usize));
-                return Mask(Some(set));
-            }
-            let mut set = Bitset::full(postings);
-            (every(rows) - &**only).iter().for_each(|ordinal| set.remove(ordinal as usize));
-            return Mask(Some(set));
+            return Mask::own(segment, rows);
         }
-        let mut set = Bitset::new(postings);
-        for leaf in 0..segment.header.leaf_count() {
-            let leaf = segment.header.leaf(leaf);
+        let mut set = Bitset::new(segment.header.facts().postings as usize);
+        for leaf in codes.leaves() {
+            let leaf = segment.header.leaf(*leaf);
             let own = only.range(leaf.ordinals.clone());
             own.for_each(|o| set.insert((leaf.postings.start + (o - leaf.ordinals.start)) as usize));
+            let copies = leaf.postings.start + leaf.ordinals.len() as u32..leaf.postings.end;
+            copies
+                .filter(|posting| segment.ordinal(*posting, codes).is_some_and(|o| only.contains(o)))
+                .for_each(|posting| set.insert(posting as usize));
         }
-        for (leaf, ordinals) in codes.spilled_rows() {
-            let leaf = segment.header.leaf(leaf);
-            let first = leaf.postings.start as usize + leaf.ordinals.len();
-            for (i, _) in ordinals.iter().enumerate().filter(|(_, o)| only.contains(**o)) {
-                set.insert(first + i);
+        Mask(Some(set))
+    }
+
+    /// For scans of rows in their own leaves.
+    pub fn own(segment: &Segment, rows: &Rows) -> Mask {
+        let Rows::Only(only) = rows else { return Mask(None) };
+        let (postings, rows) = (segment.header.facts().postings as usize, segment.row_count());
+        let (starts, first) = (segment.header.leaf_starts(), segment.header.posting_starts());
+        let mut leaf = 0;
+        // Ordinals ascend, and so do their leaves.
+        let mut posting = |ordinal: u32| {
+            while starts[leaf + 1] <= ordinal {
+                leaf += 1;
             }
+            (first[leaf] + (ordinal - starts[leaf])) as usize
+        };
+        if only.len() < u64::from(rows / 2) {
+            let mut set = Bitset::new(postings);
+            only.iter().for_each(|ordinal| set.insert(posting(ordinal)));
+            return Mask(Some(set));
         }
+        let mut set = Bitset::full(postings);
+        (every(rows) - &**only).iter().for_each(|ordinal| set.remove(posting(ordinal)));
         Mask(Some(set))
     }
 

@@ -24,6 +24,7 @@ use crate::seams::Seams;
 mod error;
 mod hedge;
 mod list;
+mod put_by;
 mod upload;
 
 use error::{Failure, failed, generic, missing};

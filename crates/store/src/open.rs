@@ -11,6 +11,7 @@ use object_store::aws::{AmazonS3, AmazonS3Builder, AmazonS3ConfigKey, S3Conditio
 use object_store::list::PaginatedListStore;
 use object_store::memory::InMemory;
 use object_store::path::Path;
+use object_store::signer::Signer;
 use object_store::{ClientOptions, ObjectStore, RetryConfig};
 
 use crate::directory::Directory;
@@ -129,6 +130,8 @@ pub struct Backend {
     pub pages: Option<Arc<dyn PaginatedListStore>>,
     /// What every key starts with.
     pub prefix: Path,
+    /// Signs requests for those who have no credentials; a bucket can.
+    pub(crate) signer: Option<Arc<dyn Signer>>,
     /// A directory, whose puts leave temporary files behind when their process dies.
     pub(crate) directory: Option<Directory>,
 }
@@ -136,12 +139,12 @@ pub struct Backend {
 impl Backend {
     /// A store with nothing special about its listings, keys used as they are.
     pub fn new(objects: Arc<dyn ObjectStore>) -> Self {
-        Backend { objects, pages: None, prefix: Path::default(), directory: None }
+        Backend { objects, pages: None, prefix: Path::default(), signer: None, directory: None }
     }
 
     /// A store that lists page by page.
     pub fn paged<S: ObjectStore + PaginatedListStore>(store: Arc<S>, prefix: Path) -> Self {
-        Backend { objects: store.clone(), pages: Some(store), prefix, directory: None }
+        Backend { objects: store.clone(), pages: Some(store), prefix, signer: None, directory: None }
     }
 }
 
@@ -166,7 +169,8 @@ pub fn open(location: &Location, env: &StoreEnv, create: bool) -> Result<Backend
             let prefix = Path::parse(prefix).map_err(|e| {
                 Error::invalid("store", format!("`{prefix}` cannot be a prefix of keys: {e}"))
             })?;
-            Ok(Backend::paged(Arc::new(s3), prefix))
+            let s3 = Arc::new(s3);
+            Ok(Backend { signer: Some(s3.clone()), ..Backend::paged(s3, prefix) })
         }
     }
 }

@@ -32,11 +32,16 @@ fn explain<T: DeserializeOwned>(bytes: &[u8], plain: &serde_json::Error) -> Erro
     let Err(e) = serde_path_to_error::deserialize::<_, T>(&mut reader) else {
         return Error::invalid("body", plain.to_string());
     };
-    let path = match e.path().to_string() {
+    said(e.path(), e.inner())
+}
+
+/// What is wrong with the value at a path.
+pub(super) fn said(path: &serde_path_to_error::Path, inner: &serde_json::Error) -> Error {
+    let path = match path.to_string() {
         path if path == "." => String::new(),
         path => path,
     };
-    let message = e.inner().to_string();
+    let message = inner.to_string();
     let message = message.rsplit_once(" at line ").map_or(message.as_str(), |(message, _)| message);
     match message.strip_prefix("unknown field `").and_then(|rest| rest.split_once('`')) {
         Some((name, expected)) => {

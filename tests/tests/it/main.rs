@@ -14,4 +14,5 @@ mod roles;
 mod s3;
 mod sim;
 mod surface;
+mod uploads;
 mod writes;

@@ -38,7 +38,7 @@ const WITHIN: &[(Weakening, u64, u64)] = &[
     (Weakening::TwoWinners, 5, 5),
     (Weakening::LostPut, 5, 5),
     (Weakening::StaleList, 5, 5),
-    (Weakening::BlindReader, 5, 5),
+    (Weakening::BlindReader, 5, 10),
     (Weakening::BlindWriter, 20, 0),
     (Weakening::DeleteBeforeFloor, 5, 50),
     (Weakening::PinsUnseen, 10, 10),

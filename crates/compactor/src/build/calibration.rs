@@ -2,11 +2,11 @@
 //! are asked as queries (INDEX §2).
 
 use esker_format::Result;
-use esker_format::segment::index::Calibration;
-use esker_index::{Bound, CodeQuery, Codes, Metric, Neighbours, RECALLS, Rotation, Run, SplitMix};
+use esker_format::segment::index::{Calibration, ORDINALS_BYTES};
+use esker_index::{Bound, CodeQuery, Codes, Metric, Neighbours, RECALLS, Rotation, Run, Seconds, SplitMix};
 
 use super::BuildOptions;
-use super::codes::Coded;
+use super::codes::{Coded, leaf_of};
 use super::vectors::Vectors;
 use crate::parallel::{self, Task};
 
@@ -30,45 +30,99 @@ const STEPS: usize = 1000;
 struct Need {
     /// b: the score of the 10th neighbour − the score of this one's leaf.
     margin: f32,
-    /// δ: the best score of a leaf − the score of this one's leaf.
+    /// δ: the best score of a leaf − the score of this one's leaf, or of that of its copy.
     reach: f32,
     /// Its place by estimate, from 1; rows of equal estimate, which are as good as always equal, share one.
     rank: u32,
 }
 
-/// Limits for the four recalls. Without a second row there is nothing to measure and they are unlimited.
-pub(super) fn calibrate(
-    vectors: &dyn Vectors,
-    coded: &Coded,
-    leaf_starts: &[u32],
+/// Rows that are asked, and their true neighbours.
+pub(super) struct Truth {
     metric: Metric,
-    options: BuildOptions,
-) -> Result<[Calibration; 4]> {
-    let (rows, d) = (vectors.rows(), coded.dimension());
-    let asked = asked(rows, d, options.seed);
-    let mut queries = Vec::with_capacity(asked.len() * d);
-    for ordinal in &asked {
-        queries.extend(vectors.row(*ordinal as usize)?);
+    asked: Vec<u32>,
+    queries: Vec<f32>,
+    neighbours: Neighbours,
+}
+
+impl Truth {
+    /// Compares rows of the segment with all of them.
+    pub(super) fn find(vectors: &dyn Vectors, coded: &Coded, options: BuildOptions) -> Result<Truth> {
+        let (rows, d, metric) = (vectors.rows(), coded.dimension(), coded.metric());
+        let asked = asked(rows, d, options.seed);
+        let mut queries = Vec::with_capacity(asked.len() * d);
+        for ordinal in &asked {
+            queries.extend(vectors.row(*ordinal as usize)?);
+        }
+        let mut neighbours = Neighbours::new(metric, d, queries.clone());
+        vectors.each(&mut |first, vectors| {
+            neighbours.offer(first as u32, vectors, options.threads);
+            Ok(())
+        })?;
+        Ok(Truth { metric, asked, queries, neighbours })
     }
-    let mut neighbours = Neighbours::new(metric, d, queries.clone());
-    vectors.each(&mut |first, vectors| {
-        neighbours.offer(first as u32, vectors, options.threads);
-        Ok(())
-    })?;
-    let sample = Sample { coded, leaf_starts, metric, rotation: Rotation::new(coded.seed, d) };
-    let mut found: Vec<Vec<Need>> = vec![Vec::new(); asked.len().div_ceil(BLOCK)];
-    let (sample, neighbours, queries, asked) = (&sample, &neighbours, &queries, &asked);
-    let tasks = found.iter_mut().enumerate().map(|(block, out)| {
-        Box::new(move || {
-            for query in block * BLOCK..asked.len().min((block + 1) * BLOCK) {
-                let nearest = neighbours.nearest(query, asked[query], K);
-                out.extend(sample.needs_of(asked[query], &queries[query * d..][..d], &nearest));
-            }
-        }) as Task<'_>
-    });
-    parallel::run(options.threads, tasks.collect());
-    let needs = found.concat();
-    Ok(RECALLS.map(|min_recall| limits(&needs, min_recall)))
+
+    /// Limits for the four recalls. Without a second row there is nothing to measure and they are unlimited.
+    pub(super) fn calibrate(
+        &self,
+        coded: &Coded,
+        leaf_starts: &[u32],
+        options: BuildOptions,
+    ) -> [Calibration; 4] {
+        let rotation = Rotation::new(coded.seed, coded.dimension());
+        let sample = Sample { coded, leaf_starts, metric: self.metric, rotation };
+        let needs = self.each(options.threads, |own, query, nearest| sample.needs_of(own, query, nearest));
+        RECALLS.map(|min_recall| limits(&needs, min_recall))
+    }
+
+    /// How many leaves must be probed for a share of the neighbours, if rows are in their own leaf only, and if each is in a
+    /// `second` one, too.
+    pub(super) fn leaves(
+        &self,
+        coded: &Coded,
+        leaf_starts: &[u32],
+        second: &[u32],
+        share: f64,
+        threads: usize,
+    ) -> (u32, u32) {
+        let places = self.each(threads, |_, query, nearest| {
+            let scores = coded.centroids.scores(self.metric, query);
+            let place = |leaf: usize| scores.iter().filter(|score| **score > scores[leaf]).count() as u32 + 1;
+            let of = |(_, row): &(f32, u32)| {
+                let once = place(leaf_of(leaf_starts, *row as usize));
+                let second = second.get(*row as usize).filter(|leaf| **leaf != Seconds::NONE);
+                (once, second.map_or(once, |leaf| once.min(place(*leaf as usize))))
+            };
+            nearest.iter().map(of).collect()
+        });
+        let needed = |mut places: Vec<u32>| {
+            places.sort_unstable();
+            let rank = (share * places.len() as f64).ceil() as usize;
+            places.get(rank.saturating_sub(1)).copied().unwrap_or(0)
+        };
+        (needed(places.iter().map(|p| p.0).collect()), needed(places.iter().map(|p| p.1).collect()))
+    }
+
+    /// What `of` says of each row that is asked, with its vector and its neighbours and their scores.
+    fn each<T: Send + Clone>(
+        &self,
+        threads: usize,
+        of: impl Fn(u32, &[f32], &[(f32, u32)]) -> Vec<T> + Sync,
+    ) -> Vec<T> {
+        let d = self.queries.len() / self.asked.len().max(1);
+        let mut found: Vec<Vec<T>> = vec![Vec::new(); self.asked.len().div_ceil(BLOCK)];
+        let of = &of;
+        let tasks = found.iter_mut().enumerate().map(|(block, out)| {
+            Box::new(move || {
+                for query in block * BLOCK..self.asked.len().min((block + 1) * BLOCK) {
+                    let own = self.asked[query];
+                    let nearest = self.neighbours.nearest(query, own, K);
+                    out.extend(of(own, &self.queries[query * d..][..d], &nearest));
+                }
+            }) as Task<'_>
+        });
+        parallel::run(threads, tasks.collect());
+        found.concat()
+    }
 }
 
 /// Ordinals of the rows that are asked: one from each of equal stretches.
@@ -100,27 +154,42 @@ impl Sample<'_> {
         let best_leaf = scores.iter().copied().fold(f32::NEG_INFINITY, f32::max);
         let asked = CodeQuery::new(self.metric, self.coded.dimension(), &self.rotation, *scale, query);
         let runs: Vec<Run> = (0..centroids.leaves())
-            .map(|leaf| Run {
-                first: self.leaf_starts[leaf] as usize,
-                end: self.leaf_starts[leaf + 1] as usize,
-                term: asked.term(scores[leaf], centroids.norm(leaf)),
+            .map(|leaf| {
+                let (first, term) = (self.first(leaf), asked.term(scores[leaf], centroids.norm(leaf)));
+                let rows = (self.leaf_starts[leaf + 1] - self.leaf_starts[leaf]) as usize;
+                Run { first, end: first + rows, term }
             })
             .collect();
-        let leaf_of = |row: u32| self.leaf_starts.partition_point(|start| *start <= row) - 1;
+        let leaf_of = |row: u32| leaf_of(self.leaf_starts, row as usize);
         let estimates: Vec<f32> =
             nearest.iter().map(|(_, row)| self.estimate(&asked, *row, runs[leaf_of(*row)])).collect();
         let ranks = self.ranks(&asked, &runs, own, &estimates);
         let need = |((_, row), rank): (&(f32, u32), u32)| {
             let score = scores[leaf_of(*row)];
-            Need { margin: tenth - score, reach: best_leaf - score, rank }
+            // Warm searches look at rows in their own leaves, cold ones at copies, too.
+            let copy = self.coded.postings.as_ref().and_then(|postings| postings.second(*row));
+            let nearer = copy.map_or(score, |leaf| score.max(scores[leaf]));
+            Need { margin: tenth - score, reach: best_leaf - nearer, rank }
         };
         nearest.iter().zip(ranks).map(need).collect()
+    }
+
+    /// The first posting of a leaf.
+    fn first(&self, leaf: usize) -> usize {
+        self.coded.postings.as_ref().map_or(self.leaf_starts, |p| &p.starts)[leaf] as usize
+    }
+
+    /// The posting of a row in its own leaf.
+    fn posting(&self, row: u32) -> usize {
+        let leaf = leaf_of(self.leaf_starts, row as usize);
+        self.first(leaf) + (row - self.leaf_starts[leaf]) as usize
     }
 
     /// The estimate of one row of a leaf's run.
     fn estimate(&self, asked: &CodeQuery, row: u32, run: Run) -> f32 {
         let mut found = f32::INFINITY;
-        let only = Run { first: row as usize, end: row as usize + 1, ..run };
+        let posting = self.posting(row);
+        let only = Run { first: posting, end: posting + 1, ..run };
         asked.scan(self.codes(), &[only], |_| u32::MAX, Bound::NONE, &mut |_, estimate, _| {
             found = estimate;
             f32::INFINITY
@@ -131,10 +200,11 @@ impl Sample<'_> {
     /// One more than the rows but `own` whose estimate is below each of `estimates`.
     fn ranks(&self, asked: &CodeQuery, runs: &[Run], own: u32, estimates: &[f32]) -> Vec<u32> {
         let last = estimates.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+        let own = self.posting(own);
         let mut ranks = vec![1; estimates.len()];
         let bound = Bound { threshold: last, slack: 0.0 };
         asked.scan(self.codes(), runs, |_| u32::MAX, bound, &mut |posting, estimate, _| {
-            if posting != own as usize {
+            if posting != own {
                 let behind = ranks.iter_mut().zip(estimates).filter(|(_, mine)| estimate < **mine);
                 behind.for_each(|(rank, _)| *rank += 1);
             }
@@ -144,7 +214,8 @@ impl Sample<'_> {
     }
 
     fn codes(&self) -> Codes<'_> {
-        Codes { groups: &self.coded.groups, first_group: 0 }
+        let beside = self.coded.postings.as_ref().map_or(0, |_| ORDINALS_BYTES as usize);
+        Codes { groups: &self.coded.groups, first_group: 0, beside }
     }
 }
 

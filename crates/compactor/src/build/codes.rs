@@ -1,13 +1,17 @@
 //! Centroids and codes of a segment in ordinal order.
 
+use std::sync::Mutex;
+
 use esker_format::schema::Settings;
+use esker_format::segment::index::{ORDINALS_BYTES, Spill};
 use esker_format::{Error, Result};
 use esker_index::{
     Centroids, Encoder, GROUP, Metric, RowCode, check16, group_bytes, pack_group, padded, pick_bits,
     residual_square, scale_of,
 };
 
-use super::merge::{Copies, Kept};
+use super::copies::Postings;
+use super::merge::{Kept, Moved};
 use super::metric;
 use super::order::{CHUNK, Ordered, stored_bytes};
 use crate::parallel::Task;
@@ -30,8 +34,10 @@ pub(super) struct Coded {
     metric: Metric,
     /// Every centroid as stored: codes refer to these.
     dequantised: Vec<f32>,
-    /// Codes that are copied.
-    copies: Option<Copies>,
+    /// Codes that are copied from another segment.
+    copies: Option<Moved>,
+    /// Where leaves have copies of rows of others.
+    pub(super) postings: Option<Postings>,
 }
 
 impl Coded {
@@ -73,6 +79,7 @@ impl Coded {
             metric,
             dequantised,
             copies: None,
+            postings: None,
         })
     }
 
@@ -101,14 +108,86 @@ impl Coded {
         self.centroids.dimension()
     }
 
+    pub(super) fn metric(&self) -> Metric {
+        self.metric
+    }
+
+    pub(super) fn encoder(&self) -> Encoder {
+        Encoder::new(self.metric, self.dimension(), self.seed, self.scale)
+    }
+
+    /// The centroid of a leaf as it is stored.
+    pub(super) fn centroid(&self, leaf: usize) -> &[f32] {
+        let d = self.dimension();
+        &self.dequantised[leaf * d..][..d]
+    }
+
+    /// The code of a row that another segment had.
+    pub(super) fn copied_code(&self, ordinal: usize) -> Option<RowCode> {
+        self.copies.as_ref()?.get(ordinal)
+    }
+
+    /// Gives rows copies; before anything is encoded.
+    pub(super) fn set_postings(&mut self, postings: Option<Postings>) {
+        if postings.is_some() {
+            self.group_bytes = group_bytes(self.dimension()) + ORDINALS_BYTES as usize;
+        }
+        self.postings = postings;
+    }
+
+    /// Room for the codes of so many rows.
+    pub(super) fn new_groups(&self, rows: usize) -> Vec<u8> {
+        let postings = self.postings.as_ref().map_or(rows, Postings::count);
+        let mut groups = vec![0; self.groups_len(postings)];
+        if self.postings.is_some() {
+            self.mark_absent(postings, &mut groups);
+        }
+        groups
+    }
+
+    /// What the index says of copies.
+    pub(super) fn spill(&self) -> Option<Spill<'_>> {
+        self.postings.as_ref().map(|p| Spill { starts: &p.starts, ordinals: &p.ordinals })
+    }
+
+    /// The hash of each posting's id, given those of rows.
+    pub(super) fn idplane(&self, leaf_starts: &[u32], hashes: Vec<u64>) -> Vec<u64> {
+        match &self.postings {
+            None => hashes,
+            Some(postings) => postings.spread(leaf_starts, &hashes),
+        }
+    }
+
     /// How many rows have a copied code.
     pub(super) fn copied(&self) -> u64 {
-        self.copies.as_ref().map_or(0, Copies::count)
+        self.copies.as_ref().map_or(0, Moved::count)
     }
 
     /// Bytes of the groups of that many postings.
     pub(super) fn groups_len(&self, postings: usize) -> usize {
         postings.div_ceil(GROUP) * self.group_bytes
+    }
+
+    /// Tasks that fill `groups` of rows that have copies, one per ordered batch.
+    pub(super) fn tasks_twice<'a>(
+        &'a self,
+        postings: &'a Postings,
+        ordered: &'a Ordered,
+        leaf_starts: &'a [u32],
+        settings: &'a Settings,
+        groups: &'a Mutex<&'a mut [u8]>,
+    ) -> Vec<Task<'a>> {
+        let d = self.centroids.dimension();
+        let batches = ordered.batches.iter().enumerate();
+        let tasks = batches.map(|(chunk, batch)| {
+            Box::new(move || {
+                let first = chunk * CHUNK;
+                let vectors = &ordered.vectors[first * d..][..batch.num_rows() * d];
+                let rows = (first, vectors, stored_bytes(batch, settings));
+                self.encode_twice(postings, rows, leaf_starts, groups);
+            }) as Task<'a>
+        });
+        tasks.collect()
     }
 
     /// Tasks that fill `groups`, one per ordered batch: these start where a group does.
@@ -143,7 +222,7 @@ impl Coded {
         let d = self.centroids.dimension();
         let rows = vectors.len() / d;
         let stride = stored.len() / rows.max(1);
-        let encoder = Encoder::new(self.metric, d, self.seed, self.scale);
+        let encoder = self.encoder();
         let (mut leaf, mut leaf_encoder) = (usize::MAX, None);
         let mut group = Vec::with_capacity(self.group_bytes);
         let mut codes = vec![RowCode::default(); GROUP];
@@ -152,13 +231,13 @@ impl Coded {
             let lanes = GROUP.min(rows - start);
             for (lane, code) in codes[..lanes].iter_mut().enumerate() {
                 let row = start + lane;
-                if let Some(copy) = self.copies.as_ref().and_then(|copies| copies.get(first + row)) {
+                if let Some(copy) = self.copied_code(first + row) {
                     *code = copy;
                     continue;
                 }
                 if leaf_encoder.is_none() || leaf_starts[leaf + 1] as usize <= first + row {
                     leaf = leaf_of(leaf_starts, first + row);
-                    leaf_encoder = Some(encoder.leaf(&self.dequantised[leaf * d..][..d]));
+                    leaf_encoder = Some(encoder.leaf(self.centroid(leaf)));
                 }
                 if let Some(encoder) = &mut leaf_encoder {
                     encoder.encode(&vectors[row * d..][..d], code);
@@ -173,6 +252,6 @@ impl Coded {
 }
 
 /// The leaf of an ordinal.
-fn leaf_of(leaf_starts: &[u32], ordinal: usize) -> usize {
+pub(super) fn leaf_of(leaf_starts: &[u32], ordinal: usize) -> usize {
     leaf_starts.partition_point(|start| *start as usize <= ordinal) - 1
 }

@@ -3,10 +3,11 @@
 //! in memory and written; codes, limits and attributes are made from the written rows.
 //!
 //! Beside parts of the memory allowed it takes up to 110 bytes a row at d = 384: codes (d/8 + 8), hashes of ids (8), the
-//! order (4), and either the values of one column (16) or, last, the id map (36).
+//! order (4), and either the values of one column (16) or, last, the id map (36). Copies in second leaves take codes and
+//! hashes once more, and 20 bytes.
 
 use std::io::Write;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use arrow::array::RecordBatch;
 use bytes::Bytes;
@@ -20,11 +21,13 @@ use esker_index::{GROUP, Leaves, Moments, arrange, leaf_target, residual_square}
 use parquet::arrow::ProjectionMask;
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 
+use super::calibration::Truth;
 use super::codes::Coded;
+use super::copies::Postings;
 use super::order::{Source, floats};
 use super::spill::{Blocks, Parts, Spill};
 use super::vectors::{InFile, Vectors};
-use super::{Blob, BuildOptions, Ids, Made, StopWatch, Target, calibration, metric};
+use super::{Blob, BuildOptions, Ids, Made, StopWatch, Target, metric};
 use crate::parallel::{self, Task};
 use crate::scratch::{Chunks, Scratch, ScratchFile, Spooling, broken, copy, range};
 
@@ -164,10 +167,10 @@ impl Large<'_> {
         let vectors =
             InFile { file: &*written.rows_file, layout: &written.layout, settings, memory, threads };
         verify_layout("the new rows file", &Chunks(Arc::clone(&written.rows_file)), &written.layout)?;
-        let coded = self.encode(&written, &vectors)?;
+        let (coded, truth) = self.encode(&written, &vectors)?;
         pass(5);
-        let calibration =
-            calibration::calibrate(&vectors, &coded, &written.leaf_starts, metric(settings), self.options)?;
+        let calibration = truth.calibrate(&coded, &written.leaf_starts, self.options);
+        drop(truth);
         self.watch.lap("calibrate");
         let made = self.index(written, coded, calibration)?;
         self.watch.lap("index");
@@ -177,7 +180,7 @@ impl Large<'_> {
 
     /// Finds the leaf of every row and writes rows of neighbouring leaves beside each other.
     fn part(&mut self, mut spill: Spill, pass: &dyn Fn(u64)) -> Result<Vec<Part>> {
-        let BuildOptions { seed, threads } = self.options;
+        let BuildOptions { seed, threads, .. } = self.options;
         let settings = self.target.settings;
         let (d, rows) = (settings.dimension as usize, spill.rows() as usize);
         let target = leaf_target(spill.rows());
@@ -228,7 +231,7 @@ impl Large<'_> {
 
     /// Reads the rows of a bucket and puts them in order.
     fn arrange(&self, part: Part, target: usize) -> Result<Arranged> {
-        let BuildOptions { seed, threads } = self.options;
+        let BuildOptions { seed, threads, .. } = self.options;
         let settings = self.target.settings;
         let (d, metric) = (settings.dimension as usize, metric(settings));
         let source = Source::gather(part.blocks.read().collect::<Result<_>>()?, settings)?;
@@ -294,13 +297,23 @@ impl Large<'_> {
         })
     }
 
-    /// Encodes all rows.
-    fn encode(&mut self, written: &Written, vectors: &InFile<'_>) -> Result<Coded> {
+    /// Encodes all rows, and copies of them in second leaves where these are worth it.
+    fn encode(&mut self, written: &Written, vectors: &InFile<'_>) -> Result<(Coded, Truth)> {
         let settings = self.target.settings;
         let starts = written.leaf_starts.as_slice();
         let mut coded = Coded::new(settings, starts.len() - 1, &written.centroids, self.options.seed)?;
         coded.set_scale(written.square, vectors.rows());
-        let mut groups = vec![0; coded.groups_len(vectors.rows())];
+        let truth = Truth::find(vectors, &coded, self.options)?;
+        self.watch.lap("truth");
+        coded.set_postings(Postings::choose(vectors, &coded, starts, &truth, self.options)?);
+        self.watch.lap("copies");
+        let mut groups = coded.new_groups(vectors.rows());
+        if let Some(postings) = &coded.postings {
+            self.encode_twice(&coded, postings, starts, vectors, &mut groups)?;
+            coded.groups = groups;
+            self.watch.lap("encode");
+            return Ok((coded, truth));
+        }
         let (d, stride, group_bytes) = (settings.dimension as usize, settings.stride(), coded.group_bytes);
         vectors.each_stored(|first, vectors, stored| {
             let rows = vectors.len() / d;
@@ -318,7 +331,29 @@ impl Large<'_> {
         })?;
         coded.groups = groups;
         self.watch.lap("encode");
-        Ok(coded)
+        Ok((coded, truth))
+    }
+
+    /// Encodes rows and their copies, wherever their leaves are.
+    fn encode_twice(
+        &self,
+        coded: &Coded,
+        postings: &Postings,
+        starts: &[u32],
+        vectors: &InFile<'_>,
+        groups: &mut [u8],
+    ) -> Result<()> {
+        let (d, stride) = (coded.dimension(), self.target.settings.stride());
+        let shared = Mutex::new(groups);
+        vectors.each_stored(|first, vectors, stored| {
+            let parts = vectors.chunks(ENCODE_ROWS * d).zip(stored.chunks(ENCODE_ROWS * stride)).enumerate();
+            let tasks = parts.map(|(part, (vectors, stored))| {
+                let (rows, shared) = ((first + part * ENCODE_ROWS, vectors, stored), &shared);
+                Box::new(move || coded.encode_twice(postings, rows, starts, shared)) as Task<'_>
+            });
+            parallel::run(self.options.threads, tasks.collect());
+            Ok(())
+        })
     }
 
     /// Attributes, column by column, from the written rows.
@@ -342,9 +377,10 @@ impl Large<'_> {
         Ok((attributes, file, crc))
     }
 
-    fn index(&self, written: Written, coded: Coded, calibration: [Calibration; 4]) -> Result<Made> {
+    fn index(&self, mut written: Written, coded: Coded, calibration: [Calibration; 4]) -> Result<Made> {
         let Target { settings, schema, .. } = self.target;
         let (attributes, section, section_crc) = self.attributes(&written)?;
+        written.ids.hashes = coded.idplane(&written.leaf_starts, std::mem::take(&mut written.ids.hashes));
         let (blocks, blocks_crc) = &written.blocks;
         let copy_section = |sink: &mut dyn Write| copy(&*section, sink);
         let copy_blocks = |sink: &mut dyn Write| copy(&**blocks, sink);
@@ -363,7 +399,7 @@ impl Large<'_> {
             group_bytes: coded.group_bytes as u32,
             codes: &coded.groups,
             idplane: &written.ids.hashes,
-            spill: None,
+            spill: coded.spill(),
             payload: &written.payload,
             attributes: &attributes,
             payload_spool: Some(Spool { length: blocks.length(), crc: *blocks_crc, copy: &copy_blocks }),

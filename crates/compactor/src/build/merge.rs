@@ -38,16 +38,17 @@ pub(super) struct Kept {
     /// Seed of the rotation.
     pub(super) seed: u64,
     pub(super) scale: f32,
-    pub(super) copies: Copies,
+    pub(super) copies: Moved,
 }
 
 /// Codes of a base that stay as they are.
-pub(super) struct Copies {
+pub(super) struct Moved {
     d: usize,
-    group_bytes: usize,
+    /// Bytes from a group to the next, and those of its codes.
+    group_bytes: (usize, usize),
     /// The base's.
     groups: Bytes,
-    /// Posting of the base, by ordinal of the new segment; [`Copies::NONE`] where there is none.
+    /// Posting of the base, by ordinal of the new segment; [`Moved::NONE`] where there is none.
     from: Vec<u32>,
 }
 
@@ -93,7 +94,8 @@ impl Base<'_> {
             .collect();
         let centroids = Centroids::extend(facts.centroid_bits, d, &stored, &origins);
         let centroids = centroids.map_err(|e| self.wrong(&e))?;
-        let copies = Copies { d, group_bytes: facts.group_bytes as usize, groups: self.codes.clone(), from };
+        let group_bytes = (facts.group_bytes as usize, self.header.bare_group_bytes() as usize);
+        let copies = Moved { d, group_bytes, groups: self.codes.clone(), from };
         let (seed, scale) = (facts.rotation_seed, facts.scale);
         Ok(Some((clustering, Kept { bits: facts.centroid_bits, centroids, seed, scale, copies })))
     }
@@ -104,7 +106,7 @@ impl Base<'_> {
         let posting = |row: &u32| {
             let row = *row as usize;
             if !adapted.stands(standing, row) {
-                return Copies::NONE;
+                return Moved::NONE;
             }
             let leaf = standing.leaf_of[row] as usize;
             // A leaf's own rows come before what spilled into it.
@@ -118,19 +120,20 @@ impl Base<'_> {
     }
 }
 
-impl Copies {
+impl Moved {
     const NONE: u32 = u32::MAX;
 
     /// The code of an ordinal, if it is copied.
     pub(super) fn get(&self, ordinal: usize) -> Option<RowCode> {
         let posting = *self.from.get(ordinal)? as usize;
-        let group = self.groups.get(posting / GROUP * self.group_bytes..)?.get(..self.group_bytes)?;
+        let (step, bare) = self.group_bytes;
+        let group = self.groups.get(posting / GROUP * step..)?.get(..bare)?;
         unpack_row(group, self.d, posting % GROUP)
     }
 
     /// How many rows have a code that is copied.
     pub(super) fn count(&self) -> u64 {
-        self.from.iter().filter(|posting| **posting != Copies::NONE).count() as u64
+        self.from.iter().filter(|posting| **posting != Moved::NONE).count() as u64
     }
 }
 

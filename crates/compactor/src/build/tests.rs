@@ -20,7 +20,14 @@ fn clock() -> esker_store::seams::SystemClock {
 fn build(batches: Vec<RecordBatch>, settings: &Settings, threads: usize) -> Option<BuiltSegment> {
     let (collection, schema) = (collection(), fixture::schema());
     let target = Target { collection: &collection, settings, schema: &schema };
-    build_segment(batches, target, BuildOptions { seed: SEED, threads }, &clock(), &|_, _| {}).unwrap()
+    build_segment(
+        batches,
+        target,
+        BuildOptions { seed: SEED, threads, copies: Copies::default() },
+        &clock(),
+        &|_, _| {},
+    )
+    .unwrap()
 }
 
 fn rows(settings: &Settings, vectors: Vec<Vec<f32>>) -> RecordBatch {
@@ -69,7 +76,7 @@ impl Opened {
             })
             .collect();
         let mut candidates = TopK::new(rerank);
-        let codes = Codes { groups: &self.built.codes, first_group: 0 };
+        let codes = Codes { groups: &self.built.codes, first_group: 0, beside: 0 };
         asked.scan(codes, &runs, |_| u32::MAX, Bound::NONE, &mut |posting, estimate, _| {
             candidates.push(estimate, posting as u32);
             f32::INFINITY
@@ -240,7 +247,7 @@ fn rows_of_another_schema_are_refused() {
     let batch = rows(&settings, clustered(5, 4, 6));
     let (collection, schema) = (collection(), Schema::default());
     let target = Target { collection: &collection, settings: &settings, schema: &schema };
-    let options = BuildOptions { seed: SEED, threads: 1 };
+    let options = BuildOptions { seed: SEED, threads: 1, copies: Copies::default() };
     let refused = build_segment(vec![batch], target, options, &clock(), &|_, _| {});
     assert_eq!(refused.unwrap_err().kind(), esker_format::Kind::Internal);
 }
@@ -249,7 +256,7 @@ fn rows_of_another_schema_are_refused() {
 fn build_large(batches: &[RecordBatch], settings: &Settings, memory: u64, threads: usize) -> BuiltSegment {
     let (collection, schema, clock, scratch) = (collection(), fixture::schema(), clock(), MemoryScratch);
     let target = Target { collection: &collection, settings, schema: &schema };
-    let options = BuildOptions { seed: SEED, threads };
+    let options = BuildOptions { seed: SEED, threads, copies: Copies::default() };
     let mut spill = Spill::new(settings, memory, SEED, &scratch).unwrap();
     batches.iter().for_each(|batch| spill.push(batch).unwrap());
     let watch = StopWatch::new(&clock);

@@ -7,7 +7,7 @@ use std::time::Duration;
 use esker_format::append;
 use esker_format::keys::{self, Key, Made, Part};
 use esker_format::manifest::{Floors, Manifest, RegisterEntry};
-use esker_format::{Error, Kind, Result, Token, Version};
+use esker_format::{Error, Kind, Result, Token, Version, limits};
 use esker_store::{Client, Collection, Listed, Meter, Pin};
 
 use super::{CollectOptions, Item, Kept, Reason, WORTH, reach, together};
@@ -98,6 +98,7 @@ struct Listings {
     segments: Vec<Listed>,
     deletes: Vec<Listed>,
     work: Vec<Listed>,
+    uploads: Vec<Listed>,
     temporary: Vec<Listed>,
 }
 
@@ -111,18 +112,19 @@ impl Look {
     ) -> Result<Look> {
         let client = collection.client();
         let keys = collection.keys();
-        let meters: [Meter; 5] = std::array::from_fn(|_| meter.fork());
+        let meters: [Meter; 6] = std::array::from_fn(|_| meter.fork());
         let (segments, deletes) = (keys.segment_prefix(), keys.deletes_prefix());
-        let (work, below) = (keys.work_prefix(), keys.prefix());
-        let (versions, segments, deletes, work, pins, temporary) = futures::try_join!(
+        let (work, uploads, below) = (keys.work_prefix(), keys.upload_prefix(), keys.prefix());
+        let (versions, segments, deletes, work, uploads, pins, temporary) = futures::try_join!(
             versions(&meters[0], collection, newest.floors.version),
             client.list_all(&meters[1], &segments),
             client.list_all(&meters[2], &deletes),
             client.list_all(&meters[3], &work),
-            collection.pins(&meters[4]),
+            client.list_all(&meters[4], &uploads),
+            collection.pins(&meters[5]),
             client.temporary(below),
         )?;
-        let listings = Listings { versions, segments, deletes, work, temporary };
+        let listings = Listings { versions, segments, deletes, work, uploads, temporary };
         let mut look = Look {
             now_ms: listings.now(client, mark, &pins)?,
             newest_ms: listings.modified(newest.version),
@@ -257,12 +259,12 @@ impl Look {
                 add(listed, Object::Version(*version), reason);
             }
         }
-        self.pins_and_temporary(listings, &mut add);
+        self.by_age(listings, &mut add)?;
         Ok(found)
     }
 
     /// What goes by age alone.
-    fn pins_and_temporary(&self, listings: &Listings, add: &mut impl FnMut(&Listed, Object, Reason)) {
+    fn by_age(&self, listings: &Listings, add: &mut impl FnMut(&Listed, Object, Reason)) -> Result<()> {
         for pin in self.pins.iter().filter(|p| !p.holds(self.now_ms)) {
             let listed = Listed {
                 key: pin.key.clone(),
@@ -278,6 +280,18 @@ impl Look {
         for listed in listings.temporary.iter().filter(|l| l.modified_ms <= dead) {
             add(listed, Object::Temporary, Reason::Temporary);
         }
+        for listed in &listings.uploads {
+            let (days, reason) = match part(&listed.key)? {
+                Part::Upload(_) => (1, Reason::Upload),
+                // As long as the body is there, and longer: else a commit that is sent again would find nothing done.
+                Part::Progress(_) => (2, Reason::Progress),
+                _ => continue,
+            };
+            if listed.modified_ms <= self.now_ms.saturating_sub(days * limits::UPLOAD_RETENTION_MS) {
+                add(listed, Object::Plain, reason);
+            }
+        }
+        Ok(())
     }
 
     /// Whether the floors that stand were committed longer than `grace` ago.
@@ -324,7 +338,7 @@ fn is_below(reason: &Reason, floors: &Floors) -> bool {
         Reason::Offer { tail, .. } => append::is_past(*tail, floors.wal),
         Reason::Unreachable { base, .. } | Reason::Work { base } => *base < floors.base,
         Reason::Version { version, .. } => *version < floors.version,
-        Reason::Pin { .. } | Reason::Temporary | Reason::Dropped => true,
+        Reason::Pin { .. } | Reason::Temporary | Reason::Upload | Reason::Progress | Reason::Dropped => true,
     }
 }
 
@@ -358,6 +372,7 @@ async fn all_of_dropped(
     )?;
     let head = page.objects.iter().filter(|l| l.key == head);
     let made = listings.segments.iter().chain(&listings.deletes).chain(&listings.work);
+    let made = made.chain(&listings.uploads);
     let objects = listed.iter().flatten().chain(made).chain(head);
     let plain = objects.filter(|l| mark.is_none_or(|m| m.key != l.key)).map(|l| (l, Object::Plain));
     let versions = listings.versions.iter().filter(|(v, l)| *v < newest.version && l.size > STUB_BYTES);

@@ -60,6 +60,10 @@ pub enum Reason {
     },
     /// A temporary file of a put that died.
     Temporary,
+    /// A body that a client put, a day ago.
+    Upload,
+    /// How far the commit of such a body went, two days ago.
+    Progress,
     /// Of a collection that was dropped.
     Dropped,
 }
@@ -100,6 +104,10 @@ impl fmt::Display for Reason {
                 write!(f, "the pin of {owner} on version {version} {how}")
             }
             Reason::Temporary => f.write_str("a temporary file of a write that died"),
+            Reason::Upload => {
+                f.write_str("uploaded more than a day ago: its rows are in the log, or were never committed")
+            }
+            Reason::Progress => f.write_str("of the commit of a body that is gone"),
             Reason::Dropped => f.write_str("the collection was dropped"),
         }
     }

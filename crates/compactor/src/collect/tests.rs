@@ -95,6 +95,37 @@ async fn offers_go_when_nobody_may_take_them() {
     assert_eq!(left.iter().map(|l| &l.key).collect::<Vec<_>>(), [&keys[2]]);
 }
 
+#[tokio::test]
+async fn uploads_go_after_a_day_and_their_progress_after_two() {
+    let (folder, notes) = directory().await;
+    let at = |key: &str| folder.path().join(key);
+    let body = |n: u128| notes.keys().upload(Token(n));
+    let progress = |n: u128| notes.keys().progress(Token(n));
+    std::fs::create_dir_all(at("c/notes-1/upload")).unwrap();
+    for (key, hours) in
+        [(body(1), 23), (body(2), 25), (progress(2), 25), (body(3), 49), (progress(3), 49), (progress(4), 47)]
+    {
+        let file = File::create(at(&key)).unwrap();
+        #[expect(clippy::disallowed_methods, reason = "the age of a file")]
+        file.set_modified(SystemTime::now() - hours * HOUR).unwrap();
+    }
+    let collector = Collector::new(CollectOptions { retain: HOUR, grace: Duration::ZERO });
+    let plan = collector.plan(&Meter::new(), &notes).await.unwrap();
+    let items: Vec<_> = plan.items.iter().map(|i| (i.key.clone(), i.reason.clone())).collect();
+    let expected = [(body(2), Reason::Upload), (body(3), Reason::Upload), (progress(3), Reason::Progress)];
+    assert_eq!(items, expected);
+    let done = collector.run(&Meter::new(), &notes, &|_| {}).await.unwrap();
+    assert_eq!((done.deleted, done.committed), (3, false));
+    let left = notes.client().list_all(&Meter::new(), &notes.keys().upload_prefix()).await.unwrap();
+    assert_eq!(left.len(), 3);
+    // With the collection everything goes.
+    let client = notes.client().clone();
+    Store::new(client).drop_collection(&Meter::new(), &Name::new("notes").unwrap()).await.unwrap();
+    collector.run(&Meter::new(), &notes, &|_| {}).await.unwrap();
+    let left = notes.client().list_all(&Meter::new(), &notes.keys().upload_prefix()).await.unwrap();
+    assert_eq!(left.len(), 0);
+}
+
 #[test]
 fn reasons_are_sentences() {
     let reason = Reason::Pin { version: 3, owner: "export".to_owned(), released: false };

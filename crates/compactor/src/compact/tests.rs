@@ -270,7 +270,7 @@ async fn random_writes_and_compactions_keep_what_an_oracle_keeps() {
 
 /// Everything goes through scratch files: the least memory there is.
 fn tight() -> Compactor {
-    Compactor::new(Options { threads: 2, seed: 3, memory: 1 })
+    Compactor::new(Options { threads: 2, seed: 3, memory: 1, ..Options::default() })
 }
 
 #[tokio::test(start_paused = true)]
@@ -321,7 +321,7 @@ async fn what_is_built_in_scratch_files_is_uploaded_from_them() {
         collection.append(&meter, batch).await.unwrap();
     }
     let directory = tempfile::tempdir().unwrap();
-    let compactor = Compactor::new(Options { threads: 2, seed: 3, memory: 8 << 20 })
+    let compactor = Compactor::new(Options { threads: 2, seed: 3, memory: 8 << 20, ..Options::default() })
         .with_scratch(Arc::new(crate::DirectoryScratch::new(directory.path())));
     let report = compactor.compact(&meter, &collection, &|_| {}).await.unwrap();
     assert_eq!((report.rows, report.folded_entries, report.segments_out), (12_000, 3, 1));

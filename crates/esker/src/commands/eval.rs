@@ -64,6 +64,8 @@ pub async fn run(args: Eval, url: &str, output: &Output) -> Result<()> {
     value["most_waves"] = json!(run.answers.iter().map(|a| a.io.waves).max());
     value["most_gets"] = json!(run.answers.iter().map(|a| a.io.gets).max());
     value["most_bytes"] = json!(run.answers.iter().map(|a| a.io.bytes_read).max());
+    value["p95_gets"] = json!(p95(run.answers.iter().map(|a| a.io.gets)));
+    value["p95_bytes"] = json!(p95(run.answers.iter().map(|a| a.io.bytes_read)));
     if args.ids {
         value["ids"] = json!(run.answers.iter().map(|a| &a.ids).collect::<Vec<_>>());
     }
@@ -87,6 +89,13 @@ pub async fn run(args: Eval, url: &str, output: &Output) -> Result<()> {
         lines.join("\n")
     });
     Ok(())
+}
+
+/// What 95 of a hundred stay within; none of nothing.
+fn p95(counts: impl Iterator<Item = u64>) -> Option<u64> {
+    let mut counts: Vec<u64> = counts.collect();
+    counts.sort_unstable();
+    counts.get((counts.len() * 95).div_ceil(100).checked_sub(1)?).copied()
 }
 
 fn check(queries: &[Vec<f32>], dimension: u32) -> Result<()> {

@@ -6,14 +6,15 @@ use std::sync::Arc;
 use esker_format::{Error, Kind, Name, Result};
 use esker_ingest::import::{self as file, Inference, Inspected, Overrides, Plan, Progress, Report};
 use esker_ingest::{CollectionSink, Compact};
-use esker_store::{Collection, Meter, Store};
-use serde_json::json;
+use esker_store::{Collection, Meter, Seams, Store};
+use serde_json::{Value, json};
 
 use super::compact::{fold, report_json, text as compacted};
 use crate::args::Import;
 use crate::output::{Output, cost_line, count, io_json, plural};
 use crate::progress::bar;
-use crate::settings::{Resources, name};
+use crate::remote::{Remote, RemoteSink};
+use crate::settings::{Resources, api_key, name};
 
 pub async fn run(args: Import, url: &str, resources: &Resources, output: &Output) -> Result<()> {
     let into = match &args.into {
@@ -28,6 +29,12 @@ pub async fn run(args: Import, url: &str, resources: &Resources, output: &Output
         vector_type: args.vector_type,
         existing: None,
     };
+    if let Some(endpoint) = &args.endpoint {
+        let remote = Remote::new(endpoint, api_key(args.key_file.as_deref())?)?;
+        let done = send(&remote, &args.file, &into, overrides, resources, output).await?;
+        output.result(&done.json(&into), || done.text(&into));
+        return Ok(());
+    }
     let store = resources.open_store(url, true)?;
     let meter = Meter::new();
     let say = |note: &str| output.say(note);
@@ -36,12 +43,8 @@ pub async fn run(args: Import, url: &str, resources: &Resources, output: &Output
         true => Some(fold(&store, &meter, &into, resources, output).await?),
         false => None,
     };
-    let Imported { inspected, created, report: imported, seconds } = &done;
-    let mut value = json!({
-        "collection": into, "created": created, "file": inspected, "rows": imported.rows, "skipped": imported.skipped,
-        "batches": imported.batches, "bytes": imported.bytes, "position": imported.position, "io": io_json(&meter.io()),
-        "took_ms": seconds * 1000.0,
-    });
+    let mut value = done.json(&into);
+    value["io"] = io_json(&meter.io());
     if let Some(report) = &report {
         value["compacted"] = report_json(report);
     }
@@ -49,7 +52,7 @@ pub async fn run(args: Import, url: &str, resources: &Resources, output: &Output
         None => done.text(&into),
         Some(report) => format!("{}\n{}", done.text(&into), compacted(report, &into)),
     });
-    output.dim(cost_line(&meter.io(), seconds * 1000.0));
+    output.dim(cost_line(&meter.io(), done.seconds * 1000.0));
     Ok(())
 }
 
@@ -63,6 +66,14 @@ pub struct Imported {
 }
 
 impl Imported {
+    fn json(&self, into: &Name) -> Value {
+        let Imported { inspected, created, report, seconds } = self;
+        json!({
+            "collection": into, "created": created, "file": inspected, "rows": report.rows, "skipped": report.skipped,
+            "batches": report.batches, "bytes": report.bytes, "position": report.position, "took_ms": seconds * 1000.0,
+        })
+    }
+
     /// `imported 440 rows into notes (13,000 rows/s)`.
     pub fn text(&self, into: &Name) -> String {
         let Report { rows, skipped, batches, .. } = self.report;
@@ -105,10 +116,7 @@ pub async fn import(
         Some(c) => Overrides { existing: Some(c.manifest(meter).await?.settings.clone()), ..overrides },
         None => overrides,
     };
-    let (path, memory) = (file.to_owned(), resources.memory);
-    let inspected = tokio::task::spawn_blocking(move || file::inspect_within(&path, &overrides, memory))
-        .await
-        .map_err(|e| Error::invalid("file", "the file is damaged: its decoder panicked").with_source(e))??;
+    let inspected = inspect(file, overrides, resources).await?;
     inspected.inference.notes.iter().for_each(|note| say(note));
     let created = existing.is_none();
     let collection = match existing {
@@ -121,6 +129,46 @@ pub async fn import(
     let bar = bar(output, "importing", inspected.rows);
     let show = |p: Progress| bar.set_position(p.rows);
     let sink = CollectionSink::new(collection.clone(), meter.clone(), Some(inline(&collection, resources)));
+    let report = file::run(plan, &sink, clock.as_ref(), &show).await;
+    bar.finish_and_clear();
+    let seconds = (clock.elapsed() - start).as_secs_f64();
+    Ok(Imported { inspected, created, report: report?, seconds })
+}
+
+/// Looks at the beginning of a file.
+async fn inspect(file: &Path, overrides: Overrides, resources: &Resources) -> Result<Inspected> {
+    let (path, memory) = (file.to_owned(), resources.memory);
+    tokio::task::spawn_blocking(move || file::inspect_within(&path, &overrides, memory))
+        .await
+        .map_err(|e| Error::invalid("file", "the file is damaged: its decoder panicked").with_source(e))?
+}
+
+/// Streams a file to a server.
+async fn send(
+    remote: &Remote,
+    file: &Path,
+    into: &Name,
+    overrides: Overrides,
+    resources: &Resources,
+    output: &Output,
+) -> Result<Imported> {
+    let clock = Seams::system().clock;
+    let start = clock.elapsed();
+    let existing = remote.describe(into).await?;
+    let overrides = Overrides { existing: existing.as_ref().map(|e| e.settings()), ..overrides };
+    let inspected = inspect(file, overrides, resources).await?;
+    inspected.inference.notes.iter().for_each(|note| output.say(note));
+    let created = existing.is_none();
+    let found = &inspected.inference;
+    let collection = match existing {
+        Some(collection) => collection,
+        None => remote.create(into, &found.settings(), &found.schema()).await?,
+    };
+    let plan = Plan::new(file, inspected.clone(), collection.id.clone(), collection.settings())?;
+    let plan = plan.with_memory(resources.memory);
+    let bar = bar(output, "importing", inspected.rows);
+    let show = |p: Progress| bar.set_position(p.rows);
+    let sink = RemoteSink::new(remote.clone(), into.clone(), clock.clone());
     let report = file::run(plan, &sink, clock.as_ref(), &show).await;
     bar.finish_and_clear();
     let seconds = (clock.elapsed() - start).as_secs_f64();

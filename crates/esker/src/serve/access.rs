@@ -46,6 +46,10 @@ const fn rule(method: Method, path: &'static str, scope: Scope, reach: Reach) ->
     Rule { method, path, scope, reach, shape: Shape::One }
 }
 
+const fn streamed(method: Method, path: &'static str, scope: Scope, reach: Reach) -> Rule {
+    Rule { method, path, scope, reach, shape: Shape::Stream }
+}
+
 const fn rpc(path: &'static str, scope: Scope, reach: Reach, shape: Shape) -> Rule {
     Rule { method: Method::POST, path, scope, reach, shape }
 }
@@ -67,6 +71,9 @@ pub const ROUTES: &[Rule] = {
         rule(Method::POST, "/v1/collections/{collection}/records", Write, Path),
         rule(Method::PATCH, "/v1/collections/{collection}/records", Write, Path),
         rule(Method::DELETE, "/v1/collections/{collection}/records", Write, Path),
+        rule(Method::POST, "/v1/collections/{collection}/uploads", Write, Path),
+        streamed(Method::PUT, "/v1/collections/{collection}/uploads/{token}", Write, Path),
+        rule(Method::POST, "/v1/collections/{collection}/uploads/{token}/commit", Write, Path),
         rule(Method::GET, "/v1/collections/{collection}/records/{id}", Read, Path),
         rule(Method::POST, "/v1/collections/{collection}/records/get", Read, Path),
         rule(Method::POST, "/v1/collections/{collection}/records/scan", Read, Path),

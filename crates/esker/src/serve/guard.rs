@@ -10,7 +10,7 @@ use axum::extract::{MatchedPath, Request, State};
 use axum::middleware::Next;
 use axum::response::Response;
 use esker_format::Token;
-use esker_proto::access::{Allowed, Named};
+use esker_proto::access::{Allowed, Named, Until};
 use esker_store::Seams;
 use futures::FutureExt;
 use http::Version;
@@ -259,6 +259,7 @@ impl Shell {
         let Ready { mut request, rule, limit } = ready;
         let is_write = rule.scope > Scope::Read;
         let named = self.name_write(surface, &mut request, rule);
+        request.extensions_mut().insert(Until(finish.start + limit));
         finish.pace = self.pace(surface, &request, rule, limit);
         let span = finish.span.clone();
         let run = trace::within(span, AssertUnwindSafe(next.run(request)).catch_unwind());

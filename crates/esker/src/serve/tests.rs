@@ -18,6 +18,7 @@ mod limits;
 mod stuck;
 mod surface;
 mod tls;
+mod uploads;
 mod web;
 
 use client::{Reply, get, post};

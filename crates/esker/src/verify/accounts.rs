@@ -113,6 +113,7 @@ pub fn take(
             Part::Inbox(tail, _) if append::is_past(*tail, newest.floors.wal) => Class::Garbage,
             Part::Inbox(..) => Class::Inbox,
             Part::Work(_) => Class::Work,
+            Part::Upload(_) | Part::Progress(_) => Class::Uploads,
             Part::Pin(..) => Class::Pins,
         };
         count(report, class, object.size);

@@ -27,6 +27,8 @@ pub enum Class {
     Work,
     /// Leases on versions.
     Pins,
+    /// Bodies that clients put, and how far their commits are: they go a day later, and two.
+    Uploads,
     /// "There is work" marks.
     Dirty,
     /// Name records and the store object.
@@ -48,6 +50,7 @@ impl Class {
             Class::Inbox => "inbox",
             Class::Work => "work",
             Class::Pins => "pins",
+            Class::Uploads => "uploads",
             Class::Dirty => "dirty",
             Class::Names => "names",
             Class::Unknown => "unknown",

@@ -140,3 +140,35 @@ fn a_server_that_anybody_could_use_is_refused() {
     ];
     check("serve_refusals", &text.join("\n").replace("No such file or directory (os error 2)", "[os error]"));
 }
+
+/// Bodies of more than a gateway takes, into a store that signs nothing.
+#[test]
+fn a_file_is_imported_through_a_server() {
+    let world = World::new();
+    let vector: Vec<String> = (0..128).map(|d| format!("{d}.5")).collect();
+    let rows: Vec<String> = (0..10_200)
+        .map(|i| format!(r#"{{"id":"r{i}","vector":[{i},{}],"n":{i}}}"#, vector[1..].join(",")))
+        .collect();
+    world.write("many.ndjson", &rows.join("\n"));
+    world.write("one.key", "esk_wrong\n");
+    let printed = world.run(&["key", "create", "loader", "--scope", "admin", "--keys", "keys.json"]);
+    world.write("loader.key", &key(&printed));
+    let server = Serving::new(&world, &["--keys", "keys.json", "--no-compaction"]);
+    let at = format!("http://{}", server.http);
+    let import = |key: &str| {
+        world.run(&["import", "many.ndjson", "--endpoint", &at, "--key-file", key, "--format", "json"])
+    };
+    let refused = import("one.key");
+    assert!(refused.contains("exit 2") && refused.contains("\"kind\":\"invalid\""), "{refused}");
+    let first = import("loader.key");
+    assert!(first.contains("\"created\":true") && first.contains("\"skipped\":0"), "{first}");
+    let second = import("loader.key");
+    assert!(second.contains("\"rows\":10200,\"skipped\":10200"), "{second}");
+    let log = world.run(&["wal", "show", "many", "--format", "json"]);
+    assert_eq!(log.matches("\"token\":").count(), 2, "{log}");
+    let uploads = std::fs::read_dir(world.dir.path().join("store/c/many-1/upload")).unwrap();
+    assert!(uploads.count() >= 2, "the larger batch was uploaded");
+    let count = world.run(&["sql", "SELECT count(*) AS n FROM many WHERE n >= 0"]);
+    assert!(count.contains("10200"), "{count}");
+    server.stop();
+}

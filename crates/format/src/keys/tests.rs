@@ -20,6 +20,8 @@ fn every_key_parses_to_what_built_it() {
         (keys.inbox(5, made.token), of(Part::Inbox(5, made.token))),
         (keys.pin(5, made.token), of(Part::Pin(5, made.token))),
         (keys.work(made), of(Part::Work(made))),
+        (keys.upload(made.token), of(Part::Upload(made.token))),
+        (keys.progress(made.token), of(Part::Progress(made.token))),
     ];
     for (text, key) in table {
         assert_eq!(Key::parse(&text).unwrap(), key, "{text}");

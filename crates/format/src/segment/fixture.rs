@@ -10,7 +10,7 @@ use arrow::datatypes::{DataType, Field};
 use bytes::Bytes;
 
 use super::attributes::{Attributes, AttributesBuilder};
-use super::index::{Calibration, Header, IndexParts, IndexSummary, IndexWriter, Spill};
+use super::index::{Calibration, Header, IndexParts, IndexSummary, IndexWriter, ORDINALS_BYTES, Spill};
 use super::payload::{Payload, PayloadWriter};
 use super::rows::{RowsLayout, RowsWriter};
 use crate::schema::{Column, ColumnType, Metric, Schema, Settings, VectorType, arrow_schema};
@@ -167,7 +167,17 @@ pub(crate) fn build(n: usize, spill: bool) -> Built {
         }
     }
     let groups = idplane.len().div_ceil(32);
-    let codes: Vec<u8> = (0..groups * GROUP_BYTES as usize).map(|_| r.next() as u8).collect();
+    let group_bytes = GROUP_BYTES + if spill { ORDINALS_BYTES } else { 0 };
+    let mut codes: Vec<u8> = (0..groups * group_bytes as usize).map(|_| r.next() as u8).collect();
+    if let Some((starts, copies)) = &postings {
+        for (l, pair) in copies.chunks(2).enumerate() {
+            for (copy, ordinal) in pair.iter().enumerate() {
+                let posting = starts[l + 1] as usize - 2 + copy;
+                let at = posting / 32 * group_bytes as usize + (GROUP_BYTES as usize) + posting % 32 * 4;
+                codes[at..at + 4].copy_from_slice(&ordinal.to_le_bytes());
+            }
+        }
+    }
     let parts = IndexParts {
         settings: &settings,
         schema: &schema(),
@@ -185,7 +195,7 @@ pub(crate) fn build(n: usize, spill: bool) -> Built {
         leaf_starts: &leaf_starts,
         centroid_bits: 8,
         centroids: &codes[..64.min(codes.len())],
-        group_bytes: GROUP_BYTES,
+        group_bytes,
         codes: &codes,
         idplane: &idplane,
         spill: postings.as_ref().map(|(starts, ordinals)| Spill { starts, ordinals }),

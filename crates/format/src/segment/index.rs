@@ -11,13 +11,12 @@
 //! | 2 | schema | header | JSON `{settings, columns}` |
 //! | 3 | rows | header | addresses of `rows.parquet` |
 //! | 4 | calibration | header | 4 × `min_recall f32 · b f32 · δ f32 · R u32` |
-//! | 5 | leaves | header | arrays: first ordinal u32 (leaves + 1), [first posting u32 (leaves + 1)], CRC of codes u32, CRC of idplane u32, [CRC of spill u32], payload base u64; those in brackets with `spill` only |
+//! | 5 | leaves | header | arrays: first ordinal u32 (leaves + 1), [first posting u32 (leaves + 1)], CRC of codes u32, CRC of idplane u32, payload base u64; that in brackets with `spill` only |
 //! | 6 | centroids | header | opaque, by `esker-index` |
 //! | 7 | attribute directory | header | see `attributes` |
 //! | 8 | id map directory | header | 65 × u32 positions, error below u32, above u32 |
 //! | 9 | payload sizes | header | u32 per block, while ≤ 64 KiB |
-//! | 16 | codes | cold | groups of 32 postings |
-//! | 17 | spill | cold | u32 ordinal per spilled posting |
+//! | 16 | codes | cold | groups of 32 postings; with `spill` each ends with 32 × ordinal u32 |
 //! | 18 | idplane | cold | u64 hash of the id per posting |
 //! | 19 | idmap | cold | pages of 341 × (hash u64 · ordinal u32) sorted by hash, and a CRC |
 //! | 20 | payload size pages | cold | pages of 1,023 × u32 and a CRC, when the sizes are not in the header |
@@ -37,8 +36,12 @@ use serde::{Deserialize, Serialize};
 
 use crate::id::Seq;
 use crate::schema::{Schema, Settings};
+use crate::segment::GROUP_POSTINGS;
 pub use header::Header;
 pub use writer::{IndexParts, IndexSummary, IndexWriter, Spill, Spool};
+
+/// Bytes of the ordinals at the end of a code group, where leaves have copies of rows of others.
+pub const ORDINALS_BYTES: u32 = 4 * GROUP_POSTINGS;
 
 /// Greatest size of the payload sizes and of the attribute directory in the header.
 pub const HOT_BYTES: usize = 64 << 10;
@@ -67,8 +70,6 @@ pub enum Section {
     PayloadSizes = 9,
     /// Code groups.
     Codes = 16,
-    /// Ordinals of spilled postings.
-    Spill = 17,
     /// Hash of the id of each posting.
     IdPlane = 18,
     /// Ordinal by hash of the id.
@@ -103,7 +104,7 @@ pub struct Facts {
     pub id_hashes: u32,
     /// Dimensions of a code: the dimension rounded up to 64.
     pub padded: u32,
-    /// Bytes of a code group.
+    /// Bytes of a code group, its ordinals included.
     pub group_bytes: u32,
     /// Bits per element of the stored centroids.
     pub centroid_bits: u8,

@@ -151,3 +151,12 @@ async fn events_that_are_no_requests_are_refused() {
         assert_eq!(reply["statusCode"], 400, "{event}: {reply}");
     }
 }
+
+#[test]
+fn the_kind_of_an_error_is_known_to_the_log() {
+    let e = Error::corrupt("c/docs-1/head", "a bit is wrong");
+    let rest = Refused::from(e.copied()).into_response();
+    let grpc = esker_proto::grpc::status(&e).into_http::<Body>();
+    assert_eq!((kind(&rest).as_deref(), kind(&grpc).as_deref()), (Some("corrupt"), Some("corrupt")));
+    assert_eq!(kind(&Response::new(Body::empty())), None);
+}

@@ -38,7 +38,7 @@ impl<const K: usize> Best<K> {
     }
 
     #[inline(always)]
-    fn offer(&mut self, values: &[f32], first: usize) {
+    pub(super) fn offer(&mut self, values: &[f32], first: usize) {
         let most =
             values.iter().fold(f32::NEG_INFINITY, |most, value| if *value > most { *value } else { most });
         if most <= self.0[K - 1].0 {

@@ -111,7 +111,7 @@ fn a_part_of_the_codes_gives_the_part_of_the_answers() {
     let runs = segment.runs(&coded, &query, segment.centroids.leaves());
     let all = emitted(&segment, &query, segment.codes(), &runs, |_| u32::MAX, Bound::NONE);
     let bytes = group_bytes(segment.d);
-    let part = Codes { groups: &segment.groups[5 * bytes..9 * bytes + 10], first_group: 5 };
+    let part = Codes { groups: &segment.groups[5 * bytes..9 * bytes + 10], first_group: 5, beside: 0 };
     let found = emitted(&segment, &query, part, &runs, |_| u32::MAX, Bound::NONE);
     assert_eq!(found, all[5 * 32..9 * 32]);
     let empty = Run { first: 200, end: 200, term: LeafTerm::default() };
@@ -120,8 +120,15 @@ fn a_part_of_the_codes_gives_the_part_of_the_answers() {
     sorted.sort_by_key(|run| run.first);
     assert_eq!(emitted(&segment, &query, part, &sorted, |_| u32::MAX, Bound::NONE), found);
     assert!(
-        emitted(&segment, &query, Codes { groups: &[], first_group: 0 }, &runs, |_| 1, Bound::NONE)
-            .is_empty()
+        emitted(
+            &segment,
+            &query,
+            Codes { groups: &[], first_group: 0, beside: 0 },
+            &runs,
+            |_| 1,
+            Bound::NONE
+        )
+        .is_empty()
     );
 }
 

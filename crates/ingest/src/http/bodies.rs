@@ -14,11 +14,11 @@ use super::records::When;
 use crate::ingest::{Body, Patch};
 
 /// What records may be encoded as.
-pub(super) const TAKEN: [Encoding; 5] =
+pub(crate) const TAKEN: [Encoding; 5] =
     [Encoding::Json, Encoding::Ndjson, Encoding::Avro, Encoding::FramedAvro, Encoding::Arrow];
 
 /// Most bytes of an Arrow stream when it is decompressed: vectors may be of f64.
-const ARROW_BYTES: u64 = 4 * limits::BATCH_BYTES as u64;
+pub(crate) const ARROW_BYTES: u64 = 4 * limits::BATCH_BYTES as u64;
 
 /// Most bytes of a body. A batch has 16 MiB when it is encoded; as text a float takes up to three times its size, as f64
 /// in Arrow twice.
@@ -130,19 +130,21 @@ pub(super) fn patches(encoding: Encoding, bytes: &Bytes) -> Result<(Vec<Patch>, 
 /// NDJSON: what is wrong is named as in `records` of a JSON body.
 fn lines<T: DeserializeOwned>(bytes: &[u8]) -> Result<Vec<T>> {
     let lines = bytes.split(|b| *b == b'\n').filter(|line| !line.trim_ascii().is_empty());
-    let parse = |(i, line): (usize, &[u8])| {
-        rest::parse::<T>(line).map_err(|e| {
-            let field = match e.field() {
-                Some("body") | None => format!("records[{i}]"),
-                Some(field) => format!("records[{i}].{field}"),
-            };
-            let wrong = Error::invalid(field, e.to_string());
-            match e.hint() {
-                Some(hint) => wrong.with_hint(hint),
-                None => wrong,
-            }
-        })
-    };
     // One more than there may be is enough to be refused.
-    lines.take(limits::BATCH_ROWS + 1).enumerate().map(parse).collect()
+    lines.take(limits::BATCH_ROWS + 1).enumerate().map(|(i, l)| line(i as u64, l)).collect()
+}
+
+/// One line, the i-th record.
+pub(crate) fn line<T: DeserializeOwned>(i: u64, line: &[u8]) -> Result<T> {
+    rest::parse::<T>(line).map_err(|e| {
+        let field = match e.field() {
+            Some("body") | None => format!("records[{i}]"),
+            Some(field) => format!("records[{i}].{field}"),
+        };
+        let wrong = Error::invalid(field, e.to_string());
+        match e.hint() {
+            Some(hint) => wrong.with_hint(hint),
+            None => wrong,
+        }
+    })
 }

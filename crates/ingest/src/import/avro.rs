@@ -18,7 +18,7 @@ use super::sample::{SAMPLE_ROWS, is_unit};
 use crate::batch::{Batcher, Cut};
 use spans::spans;
 
-mod spans;
+pub(crate) mod spans;
 
 /// Largest header, and largest block as it is in the file and uncompressed.
 const PART_BYTES: usize = 64 << 20;
@@ -109,6 +109,19 @@ impl<R: BufRead> File<R> {
             None => Ok(batch),
             Some(_) => Err(damaged("a block has another number of records than it announces")),
         }
+    }
+
+    /// The records of a file that must be of records.
+    ///
+    /// # Errors
+    /// Invalid, naming the field, when its schema is another.
+    pub(crate) fn records(
+        self,
+        batcher: &mut Batcher,
+        emit: &mut dyn FnMut(Cut) -> Result<()>,
+    ) -> Result<()> {
+        let normaliser = Normaliser::new(&self.schema_json)?;
+        self.encode(&normaliser, batcher, emit)
     }
 
     /// The records of a file whose schema is that of records.

@@ -19,19 +19,19 @@ use crate::batch::{Batcher, Cut};
 const LINE_BYTES: u64 = 4 * limits::BATCH_BYTES as u64;
 
 /// Reads lines that hold something.
-struct Lines<R> {
+pub(crate) struct Lines<R> {
     reader: R,
     buffer: Vec<u8>,
     number: u64,
 }
 
 impl<R: BufRead> Lines<R> {
-    fn new(reader: R) -> Self {
+    pub(crate) fn new(reader: R) -> Self {
         Lines { reader, buffer: Vec::new(), number: 0 }
     }
 
     /// The next line with its number, from 1.
-    fn next(&mut self) -> Result<Option<(u64, &[u8])>> {
+    pub(crate) fn next(&mut self) -> Result<Option<(u64, &[u8])>> {
         loop {
             self.buffer.clear();
             self.number += 1;

@@ -33,7 +33,7 @@ fn upsert(target: &Target, batches: &[RecordBatch]) -> Result<Cut> {
     let mut batcher = Batcher::new(target.clone());
     let mut cuts = Vec::new();
     for batch in batches.iter().filter(|b| b.num_rows() > 0) {
-        columns::encode(batch, &roles(target, batch)?, &mut batcher, &mut |cut| {
+        encode(target, batch, &mut batcher, &mut |cut| {
             cuts.push(cut);
             Ok(())
         })?;
@@ -48,6 +48,19 @@ fn upsert(target: &Target, batches: &[RecordBatch]) -> Result<Cut> {
             Err(Error::invalid("records", message))
         }
     }
+}
+
+/// The rows of a batch, each cut given to `emit`.
+///
+/// # Errors
+/// As [`cut`].
+pub(crate) fn encode(
+    target: &Target,
+    batch: &RecordBatch,
+    batcher: &mut Batcher,
+    emit: &mut dyn FnMut(Cut) -> Result<()>,
+) -> Result<()> {
+    columns::encode(batch, &roles(target, batch)?, batcher, emit)
 }
 
 /// What each column is: by its name, since a write infers nothing.

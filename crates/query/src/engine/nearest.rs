@@ -271,11 +271,17 @@ fn left_out(scene: &Scene<'_>, posed: &[Posed<'_>], left: &[Vec<bool>], kth: f32
         return 0.0;
     }
     let total: u64 = posed.iter().map(|p| u64::from(p.segment.row_count())).sum();
+    let best = posed.iter().flat_map(|p| &p.scores).copied().fold(f32::NEG_INFINITY, f32::max);
     let of_segment = |i: usize| {
         let p = &posed[i];
         let leaf = |leaf: u32| left[i][leaf as usize] && scene.rows_in_leaf(i, leaf) > 0;
-        let leaves = (0u32..).zip(&p.scores).map(|(l, score)| (kth - score, !leaf(l))).collect();
-        missed(p.segment.header.calibration(), leaves) * f64::from(p.segment.row_count())
+        // With copies, a row is also found by another leaf than its own: δ knows of it, b does not.
+        let spilled = p.segment.spilled();
+        let from = if spilled { best } else { kth };
+        let margin = |c: &Calibration| Calibration { b: if spilled { c.delta } else { c.b }, ..*c };
+        let limits: Vec<Calibration> = p.segment.header.calibration().iter().map(margin).collect();
+        let leaves = (0u32..).zip(&p.scores).map(|(l, score)| (from - score, !leaf(l))).collect();
+        missed(&limits, leaves) * f64::from(p.segment.row_count())
     };
     (0..posed.len()).map(of_segment).sum::<f64>() / total.max(1) as f64
 }
@@ -300,7 +306,7 @@ fn further(
     let (mut best, mut rows, mut needed) = (Vec::with_capacity(order.len()), 0, 0);
     for (_, i, leaf) in order {
         let count = scene.rows_in_leaf(i, leaf);
-        if count > 0 || posed[i].segment.spilled() {
+        if count > 0 {
             best.push((i, leaf));
             needed += usize::from(rows < least as u64);
             rows += count;

@@ -146,9 +146,6 @@ fn counting(loaded: &Loaded, superseded: Option<&[RoaringBitmap]>) -> Vec<Rows> 
 }
 
 fn masks(loaded: &Loaded, rows: &[Rows]) -> Vec<Mask> {
-    let mask = |(part, rows): (&Part, &Rows)| {
-        let codes = part.segment.held_codes().cloned().unwrap_or_default();
-        Mask::new(&part.segment, rows, &codes)
-    };
+    let mask = |(part, rows): (&Part, &Rows)| Mask::own(&part.segment, rows);
     loaded.parts.iter().zip(rows).map(mask).collect()
 }

@@ -177,8 +177,7 @@ impl Warm {
         let parts = || loaded.parts.iter();
         let rows: Vec<Rows> =
             parts().zip(gone.iter()).map(|(p, g)| p.rows.clone().without(p.segment.row_count(), g)).collect();
-        let masks =
-            parts().zip(&rows).zip(&self.codes).map(|((p, r), c)| Mask::new(&p.segment, r, c)).collect();
+        let masks = parts().zip(&rows).map(|(p, r)| Mask::own(&p.segment, r)).collect();
         let matching: u64 = parts().zip(&rows).map(|(p, r)| r.count(p.segment.row_count())).sum();
         Ok(WarmFilter {
             tail: self.view.tail.passing(loaded.filter.as_deref(), self.now_ms)?,

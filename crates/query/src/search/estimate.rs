@@ -26,6 +26,8 @@ pub(crate) struct Candidate {
     pub check: u16,
     /// The tail may have overwritten it: its id has the hash of one that the tail touched.
     pub suspect: bool,
+    /// What was scanned is a copy in another leaf than its own.
+    copied: bool,
 }
 
 /// Collects candidates over all leaves that are scanned, of all segments.
@@ -36,7 +38,7 @@ pub(crate) struct Estimates {
     /// The best estimates of rows that are not suspect.
     best: TopK<(u32, u32)>,
     found: Vec<Candidate>,
-    /// Rows met in a leaf already, where leaves hold copies.
+    /// Leaves scanned so far, of segments whose leaves have copies.
     seen: HashSet<(u32, u32)>,
     /// Codes scanned.
     pub scanned: u64,
@@ -49,7 +51,8 @@ impl Estimates {
     }
 
     /// Scans leaves (ascending) whose codes are here. `mask` has the rows that pass and live, `suspects` those that the
-    /// tail may have overwritten.
+    /// tail may have overwritten. A row counts once: by its own leaf if that was scanned, by its copy otherwise. (By the better of
+    /// both, twice as many of the far ones would come near by chance.)
     pub fn scan(
         &mut self,
         number: u32,
@@ -62,16 +65,24 @@ impl Estimates {
         let runs: Vec<Run> = leaves.iter().map(|leaf| posed.run(*leaf)).collect();
         self.scanned += runs.iter().map(|r| (r.end - r.first) as u64).sum::<u64>();
         let (segment, spilled) = (posed.segment, posed.segment.spilled());
+        if spilled {
+            self.seen.extend(leaves.iter().map(|leaf| (number, *leaf)));
+            let by_copy = |c: &Candidate| c.copied && c.segment == number;
+            let seen = &self.seen;
+            self.found
+                .retain(|c| !by_copy(c) || !seen.contains(&(number, segment.header.leaf_of(c.ordinal))));
+        }
         let bound = Bound { threshold: self.best.worst(), slack: SLACK };
         codes.scan(&posed.codes, &runs, mask, bound, |posting, estimate, err| {
             let Some(ordinal) = segment.ordinal(posting, codes) else { return self.best.worst() };
-            if spilled && !self.seen.insert((number, ordinal)) {
+            let copied = spilled && segment.own_posting(ordinal) != posting;
+            if copied && self.seen.contains(&(number, segment.header.leaf_of(ordinal))) {
                 return self.best.worst();
             }
             let suspect = suspects.contains(ordinal);
             // Every code that was scanned has its check beside it.
             let check = codes.check(posting).unwrap_or_default();
-            self.found.push(Candidate { estimate, err, segment: number, ordinal, check, suspect });
+            self.found.push(Candidate { estimate, err, segment: number, ordinal, check, suspect, copied });
             if !suspect && err.is_finite() {
                 self.best.push(estimate, (number, ordinal));
             }

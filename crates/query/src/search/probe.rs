@@ -1,8 +1,6 @@
 //! The search of segments that are held in memory: batches of leaves in order of their score, of each batch the rows whose
 //! estimates leave a chance measured in place.
 
-use std::collections::HashSet;
-
 use esker_format::segment::index::Calibration;
 use esker_index::{Bound, CodeQuery, Run, TopK, prefetch};
 
@@ -66,7 +64,7 @@ pub(crate) fn probe(asked: &Asked, held: &[Held<'_>], few: u64, best: &mut TopK<
         Some(limits) => limits.b,
     };
     let widest = (0..held.len() as u32).map(margin).fold(f32::NEG_INFINITY, f32::max);
-    let mut scan = Scan { asked, found: Vec::new(), seen: HashSet::new() };
+    let mut scan = Scan { asked, found: Vec::new() };
     let mut batch: Vec<Ranked> = Vec::with_capacity(NEXT_LEAVES);
     let mut runs: Vec<Run> = Vec::with_capacity(NEXT_LEAVES);
     let mut step = FIRST_LEAVES;
@@ -104,8 +102,6 @@ struct Scan<'a> {
     asked: &'a Asked,
     /// Rows of the batch that have a chance.
     found: Vec<Chance>,
-    /// Rows that were measured, where leaves hold copies.
-    seen: HashSet<Place>,
 }
 
 /// A row that may be among the nearest: estimate, its error, ordinal.
@@ -122,11 +118,11 @@ impl Scan<'_> {
         runs: &[Run],
         best: &mut TopK<Place>,
     ) -> u64 {
-        let (metric, spilled) = (self.asked.metric, h.segment.spilled());
+        let metric = self.asked.metric;
         let threshold = metric.rankable(best.worst());
-        // While there are fewer than k rows, the estimates themselves tell what is far. Rows may come twice in what is
-        // spilled, and the least of many estimates are too small: more than k are waited for.
-        let patience = if threshold < f32::INFINITY { 0 } else { best.k() * if spilled { 4 } else { 2 } };
+        // While there are fewer than k rows, the estimates themselves tell what is far. The
+        // least of many estimates are too small: more than k are waited for.
+        let patience = if threshold < f32::INFINITY { 0 } else { 2 * best.k() };
         let mut nearest = TopK::new(patience);
         let found = &mut self.found;
         found.clear();
@@ -140,10 +136,10 @@ impl Scan<'_> {
             if patience > 0 { nearest.worst() } else { threshold }
         });
         found.sort_unstable_by(|a, b| a.0.total_cmp(&b.0).then(a.2.cmp(&b.2)));
-        self.measure(number, h, spilled, best)
+        self.measure(number, h, best)
     }
 
-    fn measure(&mut self, number: u32, h: &Held<'_>, spilled: bool, best: &mut TopK<Place>) -> u64 {
+    fn measure(&mut self, number: u32, h: &Held<'_>, best: &mut TopK<Place>) -> u64 {
         let metric = self.asked.metric;
         let has_chance = |(estimate, err, _): &Chance, best: &TopK<Place>| {
             err.is_infinite() || estimate - SLACK * err < metric.rankable(best.worst())
@@ -156,11 +152,8 @@ impl Scan<'_> {
             if !has_chance(chance, best) {
                 continue;
             }
-            let place = (number, u64::from(chance.2));
-            if !spilled || self.seen.insert(place) {
-                measured += 1;
-                best.push(distance(self.asked, h.segment, chance.2), place);
-            }
+            measured += 1;
+            best.push(distance(self.asked, h.segment, chance.2), (number, u64::from(chance.2)));
         }
         measured
     }

@@ -1,6 +1,5 @@
 //! Codes of a segment: which of them to read, and where those that were read lie.
 
-use std::collections::BTreeMap;
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -38,10 +37,9 @@ pub(crate) struct Codes {
     spans: Vec<(u32, Bytes)>,
     /// Leaves whose groups are all here, ascending.
     leaves: Vec<u32>,
-    /// Rows of the spilled postings of these leaves.
-    spill: BTreeMap<u32, Vec<u32>>,
     group_bytes: usize,
-    checks_at: usize,
+    /// Bytes of a group that are of its codes; the ordinals of its postings follow, if leaves have copies.
+    bare: usize,
 }
 
 /// Hashes of the ids of postings, by leaf.
@@ -65,10 +63,7 @@ impl Segment {
         if section.len() as u64 != range.end - range.start {
             return Err(self.corrupt("its codes are shorter than was written"));
         }
-        if self.spilled() {
-            return Ok(()); // the spilled rows would have to be read anyway
-        }
-        let codes = Codes::of(&self.header, &Pieces::one(range.start, section), &Pieces::default())?;
+        let codes = Codes::of(&self.header, &Pieces::one(range.start, section))?;
         let _ = self.codes.set(Arc::new(codes));
         Ok(())
     }
@@ -85,32 +80,8 @@ impl Segment {
                 (leaves.iter().map(of).collect::<Vec<_>>(), Shape::Gap(GAP))
             }
         };
-        let mut wanted = ranges;
-        if self.spilled() {
-            match want {
-                Want::All => wanted.extend(self.header.section(Section::Spill)),
-                Want::Leaves(leaves) => wanted.extend(leaves.iter().map(|l| self.header.spill_range(*l))),
-            }
-        }
-        let section = self.header.section(Section::Codes).unwrap_or(0..0);
-        let take = |pieces: &Pieces| {
-            // Ranges may have been merged across the border of the sections.
-            let mut parts = Vec::new();
-            for (run, _) in pieces.runs() {
-                let part = run.start.max(section.start)..run.end.min(section.end);
-                if part.start < part.end {
-                    parts.push((part.clone(), pieces.bytes(&part)?));
-                }
-            }
-            let mut codes = Codes::of(&self.header, &Pieces::of(parts), pieces)?;
-            if let Want::Leaves(leaves) = want
-                && self.spilled()
-            {
-                codes.leaves.retain(|l| leaves.contains(l));
-            }
-            Ok(Arc::new(codes))
-        };
-        let codes = self.index.read(client, meter, &wanted, shape, take).await?;
+        let take = |pieces: &Pieces| Ok(Arc::new(Codes::of(&self.header, pieces)?));
+        let codes = self.index.read(client, meter, &ranges, shape, take).await?;
         if matches!(want, Want::All) {
             let _ = self.codes.set(codes.clone());
         }
@@ -164,9 +135,12 @@ impl Segment {
     pub fn suspects(&self, plane: &IdPlane, codes: &Codes, touched: impl Fn(u64) -> bool) -> RoaringBitmap {
         let mut suspects = RoaringBitmap::new();
         for (leaf, hashes) in &plane.0 {
-            let first = self.header.leaf(*leaf).postings.start;
-            for (posting, _) in (first..).zip(hashes).filter(|(_, hash)| touched(**hash)) {
-                suspects.extend(self.ordinal(posting, codes));
+            let leaf = self.header.leaf(*leaf);
+            for (nth, _) in (0u32..).zip(hashes).filter(|(_, hash)| touched(**hash)) {
+                match nth < leaf.ordinals.len() as u32 {
+                    true => suspects.extend([leaf.ordinals.start + nth]),
+                    false => suspects.extend(self.ordinal(leaf.postings.start + nth, codes)),
+                }
             }
         }
         suspects
@@ -185,13 +159,9 @@ impl Segment {
         if !self.spilled() {
             return Some(posting);
         }
-        let number = self.header.leaf_of_posting(posting);
-        let leaf = self.header.leaf(number);
-        let at = posting - leaf.postings.start;
-        match at.checked_sub(leaf.ordinals.len() as u32) {
-            None => Some(leaf.ordinals.start + at),
-            Some(copy) => codes.spill.get(&number)?.get(copy as usize).copied(),
-        }
+        let lane = (posting % GROUP_POSTINGS) as usize;
+        let bytes = codes.group(posting)?.get(codes.bare + 4 * lane..)?.first_chunk()?;
+        Some(u32::from_le_bytes(*bytes)).filter(|ordinal| *ordinal < self.row_count())
     }
 }
 
@@ -205,27 +175,20 @@ impl Codes {
         Codes {
             spans: pieces.runs().iter().map(span).collect(),
             leaves: Vec::new(),
-            spill: BTreeMap::new(),
             group_bytes,
-            checks_at: group_bytes.saturating_sub(2 * GROUP_POSTINGS as usize),
+            bare: header.bare_group_bytes() as usize,
         }
     }
 
-    /// Codes from `pieces` of their section; every leaf that lies wholly in them is checked. `spill` has the spilled
-    /// rows of at least the leaves that were asked for.
-    fn of(header: &Header, pieces: &Pieces, spill: &Pieces) -> Result<Codes> {
+    /// Codes from `pieces` of their section; every leaf that lies wholly in them is checked.
+    fn of(header: &Header, pieces: &Pieces) -> Result<Codes> {
         let mut codes = Codes::spans_of(header, pieces);
         for leaf in 0..header.leaf_count() {
             let range = header.codes_range(header.leaf_groups(leaf));
-            let copies = header.spill_range(leaf);
-            if !pieces.covers(&range) || !spill.covers(&copies) {
-                continue;
+            if pieces.covers(&range) {
+                header.check_leaf_codes(leaf, &pieces.bytes(&range)?)?;
+                codes.leaves.push(leaf);
             }
-            header.check_leaf_codes(leaf, &pieces.bytes(&range)?)?;
-            if !copies.is_empty() {
-                codes.spill.insert(leaf, header.leaf_spill(leaf, &spill.bytes(&copies)?)?);
-            }
-            codes.leaves.push(leaf);
         }
         Ok(codes)
     }
@@ -238,11 +201,6 @@ impl Codes {
     /// Leaves that can be scanned, ascending.
     pub fn leaves(&self) -> &[u32] {
         &self.leaves
-    }
-
-    /// Spilled rows by leaf.
-    pub fn spilled_rows(&self) -> impl Iterator<Item = (u32, &[u32])> {
-        self.spill.iter().map(|(leaf, rows)| (*leaf, rows.as_slice()))
     }
 
     /// Scans runs (ascending, disjoint) of postings of leaves that are here: see [`CodeQuery::scan`].
@@ -264,7 +222,8 @@ impl Codes {
             if from >= to {
                 continue;
             }
-            let codes = esker_index::Codes { groups, first_group: *first_group as usize };
+            let beside = self.group_bytes - self.bare;
+            let codes = esker_index::Codes { groups, first_group: *first_group as usize, beside };
             let bound = Bound { threshold, slack: bound.slack };
             query.scan(codes, &runs[from..to], |g| mask.lanes(g), bound, &mut |posting, estimate, err| {
                 threshold = emit(posting as u32, estimate, err);
@@ -275,11 +234,16 @@ impl Codes {
 
     /// The stored check of a posting's vector.
     pub fn check(&self, posting: u32) -> Option<u16> {
-        let (group, lane) = (posting / GROUP_POSTINGS, (posting % GROUP_POSTINGS) as usize);
+        let lanes = GROUP_POSTINGS as usize;
+        let checks = self.group(posting)?.get(self.bare.checked_sub(2 * lanes)?..)?;
+        checks.get(2 * (posting as usize % lanes)..)?.first_chunk().map(|check| u16::from_le_bytes(*check))
+    }
+
+    /// The group of a posting, and what lies behind it.
+    fn group(&self, posting: u32) -> Option<&[u8]> {
+        let group = posting / GROUP_POSTINGS;
         let at = self.spans.partition_point(|(first, _)| *first <= group).checked_sub(1)?;
         let (first, bytes) = &self.spans[at];
-        let at = (group - first) as usize * self.group_bytes + self.checks_at + 2 * lane;
-        let check = bytes.get(at..at + 2)?;
-        Some(u16::from_le_bytes([check[0], check[1]]))
+        bytes.get((group - first) as usize * self.group_bytes..)
     }
 }

@@ -20,6 +20,8 @@ use crate::ranges::{Pieces, Shape, Thrift};
 const ALONE: Thrift = Thrift { requests: 32, waste: 1 << 20 };
 /// Requests for pages of payload sizes: all of them are 128 KB for a million rows.
 const SIZE_PAGES: Thrift = Thrift { requests: 1, waste: 128 << 10 };
+/// Up to so many bytes of pages are read whole where leaves have copies of rows of others.
+const ALL_SIZES: u64 = 512 << 10;
 /// Bytes of a page of payload sizes.
 const SIZE_PAGE: u64 = 4096;
 
@@ -175,8 +177,14 @@ impl Segment {
         let mut missing = Vec::new();
         {
             let known = self.sizes();
-            for leaf in leaves {
-                let range = self.header.payload_sizes_range(*leaf);
+            let all = self.header.section(Section::PayloadSizePages).unwrap_or(0..0);
+            // Copies may be of rows of any leaf.
+            let ranges: Vec<Range<u64>> = match self.spilled() && all.end - all.start <= ALL_SIZES {
+                true if leaves.is_empty() => Vec::new(),
+                true => vec![all],
+                false => leaves.iter().map(|leaf| self.header.payload_sizes_range(*leaf)).collect(),
+            };
+            for range in ranges {
                 missing.extend(pages(&range).filter(|page| !known.contains_key(&page.start)));
             }
         }
@@ -268,9 +276,6 @@ impl Segment {
             self.index.read_to_hold(client, &index_meter, &index, check_index),
             self.rows.read_to_hold(client, &rows_meter, &groups, check_vectors)
         )?;
-        if self.spilled() {
-            self.read_codes(client, meter, super::Want::All).await?;
-        }
         self.hold_coarse();
         self.hold_heads().await
     }

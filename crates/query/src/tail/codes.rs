@@ -146,7 +146,7 @@ impl TailCodes {
                 first = *end;
             }
             scanned += first as u64;
-            let codes = Codes { groups: &chunk.groups, first_group: 0 };
+            let codes = Codes { groups: &chunk.groups, first_group: 0, beside: 0 };
             let bound = Bound { threshold, slack: bound.slack };
             prepared.scan(codes, &runs, |_| u32::MAX, bound, &mut |posting, _, _| {
                 let (entry, row) = chunk.rows[posting];

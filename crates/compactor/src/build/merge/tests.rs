@@ -4,11 +4,12 @@ use esker_index::{group_bytes, padded};
 
 use super::super::{BuiltSegment, Target, build_merged, build_segment};
 use super::*;
+use crate::Copies;
 use crate::fixture::{self, clustered, collection, entry, upserts};
 use arrow::array::{BooleanArray, RecordBatch};
 
 fn options(threads: usize) -> BuildOptions {
-    BuildOptions { seed: 7, threads }
+    BuildOptions { seed: 7, threads, copies: Copies::default() }
 }
 
 /// Rows that were built once.

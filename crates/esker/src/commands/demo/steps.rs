@@ -219,6 +219,7 @@ fn kind(key: &Key) -> &'static str {
             Part::Inbox(..) => "inbox/: batches to be combined",
             Part::Pin(..) => "pins/: leases",
             Part::Work(_) => "work/: a compaction that resumes",
+            Part::Upload(_) | Part::Progress(_) => "upload/: bodies to commit",
         },
     }
 }

@@ -285,7 +285,9 @@ mod keys {
             create(&path, "admin", Scope::Admin, None, &random, 0).unwrap(),
             create(&path, "limited", Scope::Admin, only, &random, 0).unwrap(),
         ];
-        let shell = Shell { keys: Some(Keys::open(&path).unwrap()), ..shell() };
+        // With room for a body that is streamed.
+        let admission = Admission::new(4, STREAM_BYTES, 256 << 10);
+        let shell = Shell { keys: Some(Keys::open(&path).unwrap()), admission, ..shell() };
         let ok = || async { "ok" };
         let mut router = Router::new();
         for rule in access::ROUTES {

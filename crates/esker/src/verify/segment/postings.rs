@@ -87,7 +87,7 @@ impl Subject<'_, '_> {
     pub(super) async fn check_postings(&self, hashes: Option<&[u64]>) -> Result<(), Stop> {
         let (key, facts) = (&self.index_key, *self.header.facts());
         let d = self.header.settings().dimension as usize;
-        if (facts.group_bytes as usize, facts.padded as usize) != (group_bytes(d), padded(d)) {
+        if (self.header.bare_group_bytes() as usize, facts.padded as usize) != (group_bytes(d), padded(d)) {
             return broken(key, "format", "its codes are not those of its dimension");
         }
         let centroids = self.header.centroids();
@@ -133,8 +133,7 @@ impl Subject<'_, '_> {
         let (h, last) = (&self.header, leaves.end - 1);
         let codes = h.codes_range(h.leaf_groups(leaves.start).start..h.leaf_groups(last).end);
         let idplane = h.idplane_range(h.leaf(leaves.start).postings.start..h.leaf(last).postings.end);
-        let spill = h.spill_range(leaves.start).start..h.spill_range(last).end;
-        let ranges = vec![codes.clone(), idplane.clone(), spill.clone()];
+        let ranges = vec![codes.clone(), idplane.clone()];
         let read = self.source.ranges(&self.index_key, ranges).await?;
         let ordinals = h.leaf(leaves.start).ordinals.start..h.leaf(last).ordinals.end;
         let wanted = ordinals.start / PAGE_ROWS..ordinals.end.div_ceil(PAGE_ROWS);
@@ -146,7 +145,7 @@ impl Subject<'_, '_> {
                 .settle(self.checks.check_page(&self.rows_key, page, &bytes).at(&self.rows_key, "INV-3"))?;
             pages.insert(page, bytes);
         }
-        let starts = [codes.start, idplane.start, spill.start];
+        let starts = [codes.start, idplane.start];
         Ok(Batch { starts, read, hashes })
     }
 
@@ -164,18 +163,19 @@ impl Subject<'_, '_> {
         h.check_leaf_codes(number, &codes).at(key, "INV-3")?;
         let idplane = batch.cut(1, h.idplane_range(leaf.postings.clone()));
         let ids = h.leaf_hashes(number, &idplane).at(key, "INV-3")?;
-        let spilled = h.leaf_spill(number, &batch.cut(2, h.spill_range(number))).at(key, "INV-3")?;
+        let copies = h.leaf_copies(number, &codes).at(key, "INV-3")?;
         let (d, size) = (h.settings().dimension as usize, h.facts().group_bytes as usize);
+        let bare = h.bare_group_bytes() as usize;
         let mut unpacked: (u32, Vec<RowCode>) = (u32::MAX, Vec::new());
         let own = leaf.ordinals.len() as u32;
-        let ordinals = leaf.ordinals.clone().chain(spilled);
+        let ordinals = leaf.ordinals.clone().chain(copies);
         for (((ordinal, posting), id), nth) in ordinals.zip(leaf.postings.clone()).zip(ids).zip(0..) {
             if batch.hashes.is_some_and(|all| all[ordinal as usize] != id) {
                 self.unfound(format!("posting {posting} of row {ordinal} has the hash of another id"));
             }
             let (group, lane) = (posting / GROUP_POSTINGS, (posting % GROUP_POSTINGS) as usize);
-            let bytes = &codes[(group - groups.start) as usize * size..][..size];
-            let field = |which: usize| little(&bytes[size - 64 * (4 - which) + 2 * lane..][..2]) as u16;
+            let bytes = &codes[(group - groups.start) as usize * size..][..bare];
+            let field = |which: usize| little(&bytes[bare - 64 * (4 - which) + 2 * lane..][..2]) as u16;
             if f16::from_bits(field(2)).is_nan() {
                 self.unfound(format!("row {ordinal} has no code"));
                 continue;
@@ -221,9 +221,9 @@ impl Subject<'_, '_> {
     }
 }
 
-/// Codes, id hashes and spill of some leaves.
+/// Codes and id hashes of some leaves.
 struct Batch<'h> {
-    starts: [u64; 3],
+    starts: [u64; 2],
     read: Vec<Bytes>,
     hashes: Option<&'h [u64]>,
 }

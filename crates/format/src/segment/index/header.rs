@@ -6,7 +6,7 @@ use bytes::Bytes;
 
 use super::idmap::IdMap;
 use super::writer::SIZES_PER_PAGE;
-use super::{Calibration, Facts, Leaf, Section, Shape};
+use super::{Calibration, Facts, Leaf, ORDINALS_BYTES, Section, Shape};
 use crate::envelope::{self, Envelope, Kind};
 use crate::error::{Error, Result};
 use crate::schema::{Schema, Settings};
@@ -21,6 +21,8 @@ pub struct Header {
     object: String,
     bytes: Bytes,
     sections: Vec<Entry>,
+    /// Whether leaves may have copies, and code groups end with ordinals.
+    spilled: bool,
     facts: Facts,
     shape: Shape,
     rows: RowsAddress,
@@ -39,14 +41,13 @@ struct Entry {
     crc: u32,
 }
 
-/// One array per field. `first_posting` equals `first_ordinal` and `spill_crc` is empty where nothing spilled.
+/// One array per field. `first_posting` equals `first_ordinal` where nothing spilled.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Leaves {
     first_ordinal: Vec<u32>,
     first_posting: Vec<u32>,
     codes_crc: Vec<u32>,
     idplane_crc: Vec<u32>,
-    spill_crc: Vec<u32>,
     payload_base: Vec<u64>,
 }
 
@@ -101,6 +102,7 @@ impl Header {
         let header = Header {
             object: object.to_owned(),
             sections,
+            spilled,
             facts,
             shape,
             rows,
@@ -111,12 +113,12 @@ impl Header {
             attributes,
             bytes,
         };
-        header.check(spilled)?;
+        header.check()?;
         Ok(header)
     }
 
     /// Sections must have the sizes that the facts say, so that every range computed from them lies inside.
-    fn check(&self, spilled: bool) -> Result<()> {
+    fn check(&self) -> Result<()> {
         let f = &self.facts;
         let blocks = u64::from(f.rows.div_ceil(BLOCK_ROWS));
         let mut sizes = vec![
@@ -124,8 +126,8 @@ impl Header {
             (Section::IdPlane, u64::from(f.postings) * 8),
             (Section::IdMap, self.idmap.length()),
         ];
-        if spilled {
-            sizes.push((Section::Spill, u64::from(f.postings - f.rows) * 4));
+        if self.spilled && f.group_bytes < ORDINALS_BYTES {
+            return Err(Error::corrupt(&self.object, "its code groups have no room for ordinals"));
         }
         if self.payload_blocks.is_none() {
             sizes.push((Section::PayloadSizePages, blocks.div_ceil(SIZES_PER_PAGE as u64) * PAGE));
@@ -272,11 +274,34 @@ impl Header {
         self.part(Section::IdPlane, postings, 8)
     }
 
-    /// Bytes of the ordinals of a leaf's spilled postings; empty where nothing spilled.
-    pub fn spill_range(&self, leaf: u32) -> Range<u64> {
+    /// Whether leaves may have copies of rows of other leaves.
+    pub fn is_spilled(&self) -> bool {
+        self.spilled
+    }
+
+    /// Bytes of a code group before the ordinals of its postings, which follow where leaves have copies.
+    pub fn bare_group_bytes(&self) -> u32 {
+        if self.spilled { self.facts.group_bytes - ORDINALS_BYTES } else { self.facts.group_bytes }
+    }
+
+    /// The ordinals of a leaf's copies, given the code groups that it touches, read whole and checked.
+    pub fn leaf_copies(&self, leaf: u32, codes: &[u8]) -> Result<Vec<u32>> {
         let l = self.leaf(leaf);
-        let spilled = l.postings.start - l.ordinals.start..l.postings.end - l.ordinals.end;
-        self.part(Section::Spill, spilled, 4)
+        if !self.spilled || leaf >= self.facts.leaves {
+            return Ok(Vec::new());
+        }
+        let (size, at) = (self.facts.group_bytes as usize, self.bare_group_bytes() as usize);
+        let first = self.leaf_groups(leaf).start;
+        let ordinal = |posting: u32| {
+            let group = codes.get((posting / GROUP_POSTINGS - first) as usize * size + at..)?;
+            let bytes = group.get(4 * (posting % GROUP_POSTINGS) as usize..)?.first_chunk()?;
+            Some(u32::from_le_bytes(*bytes)).filter(|ordinal| *ordinal < self.facts.rows)
+        };
+        let copies = l.postings.start + l.ordinals.len() as u32..l.postings.end;
+        let found: Option<Vec<u32>> = copies.map(ordinal).collect();
+        found.ok_or_else(|| {
+            Error::corrupt(&self.object, format!("a copy in the codes of leaf {leaf} is of no row"))
+        })
     }
 
     /// Items of fixed size of a section, cut to what it has.
@@ -301,19 +326,6 @@ impl Header {
         self.check_leaf_idplane(leaf, idplane)?;
         let count = self.leaf(leaf).postings.len();
         Take::new(&self.object, "idplane", idplane).many(count, 8, Take::u64)
-    }
-
-    /// The ordinals of a leaf's spilled postings, from the bytes of [`Header::spill_range`].
-    pub fn leaf_spill(&self, leaf: u32, bytes: &[u8]) -> Result<Vec<u32>> {
-        let l = self.leaf(leaf);
-        let Some(crc) = self.leaves.spill_crc.get(leaf as usize) else { return Ok(Vec::new()) };
-        check(&self.object, format_args!("the spill of leaf {leaf}"), bytes, *crc)?;
-        let mut t = Take::new(&self.object, "spill", bytes);
-        let out = t.many(l.postings.len() - l.ordinals.len(), 4, Take::u32)?;
-        if out.iter().any(|o| *o >= self.facts.rows) {
-            return Err(t.corrupt("a spilled posting is of no row"));
-        }
-        Ok(out)
     }
 
     /// Bytes that hold every id map entry of `hash`.
@@ -489,7 +501,6 @@ impl Leaves {
         let leaves = Leaves {
             codes_crc: t.many(n, 4, Take::u32)?,
             idplane_crc: t.many(n, 4, Take::u32)?,
-            spill_crc: if spilled { t.many(n, 4, Take::u32)? } else { Vec::new() },
             payload_base: t.many(n, 8, Take::u64)?,
             first_ordinal,
             first_posting,

@@ -28,7 +28,7 @@ fn what_is_written_is_read() {
     assert_eq!(h.calibration()[2], Calibration { min_recall: 0.98, b: 0.1, delta: 0.2, rerank: 50 });
     assert_eq!(h.centroids(), built.codes[..64]);
     assert_eq!(h.leaf_starts(), built.leaf_starts);
-    assert_eq!(h.section(Section::Spill), None);
+    assert!(!h.is_spilled());
     for (section, want) in [
         (Section::Codes, &built.codes[..]),
         (Section::Payload, &built.payload.blocks),
@@ -50,9 +50,9 @@ fn leaves_are_where_they_are(built: &Built) {
         own = leaf.ordinals.end;
         let codes = built.read(h.codes_range(h.leaf_groups(l)));
         h.check_leaf_codes(l, &codes).unwrap();
-        assert_eq!(codes.len() as u32, h.leaf_groups(l).len() as u32 * GROUP_BYTES);
+        assert_eq!(codes.len() as u32, h.leaf_groups(l).len() as u32 * h.facts().group_bytes);
         let hashes = h.leaf_hashes(l, &built.read(h.idplane_range(leaf.postings.clone()))).unwrap();
-        let spilled = h.leaf_spill(l, &built.read(h.spill_range(l))).unwrap();
+        let spilled = h.leaf_copies(l, &codes).unwrap();
         let ordinals: Vec<u32> = leaf.ordinals.clone().chain(spilled).collect();
         assert_eq!(hashes, ordinals.iter().map(|o| built.hashes[*o as usize]).collect::<Vec<_>>());
         if let Some((starts, copies)) = &built.postings {
@@ -232,7 +232,7 @@ fn read_everything(index: &Bytes, built: &Built) -> error::Result<Vec<u8>> {
         out.extend_from_slice(&codes);
         let hashes = h.leaf_hashes(l, &read(h.idplane_range(h.leaf(l).postings))?)?;
         out.extend(hashes.iter().flat_map(|h| h.to_le_bytes()));
-        out.extend(h.leaf_spill(l, &read(h.spill_range(l))?)?.iter().flat_map(|o| o.to_le_bytes()));
+        out.extend(h.leaf_copies(l, &codes)?.iter().flat_map(|o| o.to_le_bytes()));
     }
     for (hash, ordinal) in h.idmap_entries(&read(h.section(Section::IdMap).unwrap_or(0..0))?)? {
         out.extend(hash.to_le_bytes());

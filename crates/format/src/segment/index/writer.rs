@@ -3,7 +3,7 @@
 use std::io::Write;
 
 use super::idmap::IdMap;
-use super::{Calibration, Facts, HOT_BYTES, Section, Shape};
+use super::{Calibration, Facts, HOT_BYTES, ORDINALS_BYTES, Section, Shape};
 use crate::envelope::{self, Kind};
 use crate::error::{Error, Result};
 use crate::id::Seq;
@@ -44,9 +44,9 @@ pub struct IndexParts<'a> {
     pub centroid_bits: u8,
     /// Quantised centroids.
     pub centroids: &'a [u8],
-    /// Bytes of a code group.
+    /// Bytes of a code group, the ordinals of copies included.
     pub group_bytes: u32,
-    /// Code groups, 32 postings each.
+    /// Code groups, 32 postings each. With `spill` each ends with the ordinal of every posting.
     pub codes: &'a [u8],
     /// Hash of the id of each posting.
     pub idplane: &'a [u64],
@@ -118,6 +118,22 @@ pub struct Spill<'a> {
     pub ordinals: &'a [u32],
 }
 
+impl IndexParts<'_> {
+    /// Whether the code groups have the ordinal of every copy.
+    fn has_ordinals(&self) -> bool {
+        let Some(spill) = self.spill else { return true };
+        let (size, tail) = (self.group_bytes as usize, ORDINALS_BYTES as usize);
+        let Some(at) = size.checked_sub(tail) else { return false };
+        let stored = |posting: u32| {
+            let (group, lane) = ((posting / GROUP_POSTINGS) as usize, (posting % GROUP_POSTINGS) as usize);
+            self.codes.get(group * size + at + 4 * lane..)?.first_chunk().map(|b| u32::from_le_bytes(*b))
+        };
+        let leaves = spill.starts.windows(2).zip(self.leaf_starts.windows(2));
+        let copies = leaves.flat_map(|(all, own)| all[0] + (own[1] - own[0])..all[1]);
+        copies.zip(spill.ordinals).all(|(posting, ordinal)| stored(posting) == Some(*ordinal))
+    }
+}
+
 /// What the manifest says about an index file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct IndexSummary {
@@ -169,6 +185,9 @@ impl<'a> IndexWriter<'a> {
         if parts.codes.len() as u64 != groups * u64::from(parts.group_bytes) {
             return broken("the codes are not one group per 32 postings");
         }
+        if !parts.has_ordinals() {
+            return broken("the codes of copies do not say whose they are");
+        }
         if parts.payload.sizes.len() as u64 != rows.div_ceil(u64::from(BLOCK_ROWS)) {
             return broken("the payload is not one block per 32 rows");
         }
@@ -182,21 +201,18 @@ impl<'a> IndexWriter<'a> {
     pub fn write(&self, sink: &mut impl Write) -> Result<IndexSummary> {
         let parts = &self.parts;
         let idplane: Vec<u8> = parts.idplane.iter().flat_map(|h| h.to_le_bytes()).collect();
-        let spill: Option<Vec<u8>> =
-            parts.spill.map(|s| s.ordinals.iter().flat_map(|o| o.to_le_bytes()).collect());
         let (map, idmap) = IdMap::build(self.own_postings().collect());
         let mut hot: Vec<(Section, Vec<u8>)> = vec![
             (Section::Facts, Vec::new()),
             (Section::Schema, self.shape()?),
             (Section::Rows, self.rows()),
             (Section::Calibration, self.calibration()),
-            (Section::Leaves, self.leaves(&idplane, spill.as_deref())),
+            (Section::Leaves, self.leaves(&idplane)),
             (Section::Centroids, parts.centroids.to_vec()),
             (Section::AttributeDirectory, parts.attributes.directory.clone()),
             (Section::IdMapDirectory, map.encode()),
         ];
         let mut cold = vec![(Section::Codes, Source::Bytes(parts.codes))];
-        cold.extend(spill.as_deref().map(|s| (Section::Spill, Source::Bytes(s))));
         cold.push((Section::IdPlane, Source::Bytes(&idplane)));
         cold.push((Section::IdMap, Source::Bytes(&idmap)));
         let pages = self.size_pages();
@@ -286,7 +302,7 @@ impl<'a> IndexWriter<'a> {
         out
     }
 
-    fn leaves(&self, idplane: &[u8], spill: Option<&[u8]>) -> Vec<u8> {
+    fn leaves(&self, idplane: &[u8]) -> Vec<u8> {
         let parts = &self.parts;
         let postings = parts.spill.map_or(parts.leaf_starts, |s| s.starts);
         let leaves = parts.leaf_starts.len() - 1;
@@ -304,10 +320,6 @@ impl<'a> IndexWriter<'a> {
         }
         for l in 0..leaves {
             out.put_u32(crc32c::crc32c(&idplane[postings[l] as usize * 8..postings[l + 1] as usize * 8]));
-        }
-        if let Some(spill) = spill {
-            let at = |l: usize| (postings[l] - parts.leaf_starts[l]) as usize * 4;
-            (0..leaves).for_each(|l| out.put_u32(crc32c::crc32c(&spill[at(l)..at(l + 1)])));
         }
         let (mut block, mut base) = (0, 0);
         for first in &parts.leaf_starts[..leaves] {

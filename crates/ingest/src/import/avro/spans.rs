@@ -1,18 +1,19 @@
 //! Where each record of a block begins and ends, for blocks that are larger than a batch may be.
 
 /// A record of a block.
-pub(super) struct Span<'a> {
+pub(crate) struct Span<'a> {
     /// The encoded record.
     pub bytes: &'a [u8],
     pub collection_id: &'a str,
     pub vector: Vec<f32>,
 }
 
-type Wrong = &'static str;
-const ENDS: Wrong = "the data ends within this record";
+pub(crate) type Wrong = &'static str;
+/// More of the block is needed to say.
+pub(crate) const ENDS: Wrong = "the data ends within this record";
 
 /// The records of a block in the schema of WIRE §1. Only what it takes to find their ends is checked.
-pub(super) fn spans(block: &[u8]) -> impl Iterator<Item = Result<Span<'_>, Wrong>> {
+pub(crate) fn spans(block: &[u8]) -> impl Iterator<Item = Result<Span<'_>, Wrong>> {
     let mut rest = block;
     std::iter::from_fn(move || {
         if rest.is_empty() {

@@ -113,6 +113,16 @@ impl World {
         Compactor::default().compact(&Meter::new(), &collection, &|_| {}).await.unwrap();
     }
 
+    /// The same, and every row has a copy in a second leaf.
+    pub async fn compact_with_copies(&self) {
+        let collection = self.collection().await;
+        let compactor = Compactor::new(esker_compactor::Options {
+            copies: esker_compactor::Copies::Always,
+            ..esker_compactor::Options::default()
+        });
+        compactor.compact(&Meter::new(), &collection, &|_| {}).await.unwrap();
+    }
+
     pub async fn collection(&self) -> Arc<Collection> {
         self.store.collection(&Meter::new(), &self.name).await.unwrap()
     }

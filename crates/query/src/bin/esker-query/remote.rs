@@ -1,49 +1,25 @@
-//! The query function: reads by HTTP. It writes nothing: what it finds to delete it has the ingest function delete.
+//! Deletes, by way of the ingest function.
 
-use std::process::ExitCode;
 use std::sync::Arc;
 
 use async_trait::async_trait;
 use esker_format::{Error, Kind, Name, Result, Seq};
 use esker_function::tombstones::{self, Ask, answer, encoded};
-use esker_function::{Aws, Call, Event, Function, Reply, Routes, Settings, Web, run};
+use esker_function::{Aws, Settings};
 use esker_query::service::{Called, Deleted, Doomed, Tombstones, Untouched};
-use esker_query::{Engine, Options, Service, grpc, http, sql};
 use esker_store::{Meter, Seams};
 use serde::de::DeserializeOwned;
 
-struct Reads(Web);
-
-fn main() -> ExitCode {
-    run(|settings, store| {
-        let seams = store.client().seams().clone();
-        let engine = Engine::new(store, Options { memory: settings.memory / 4, ..Options::default() });
-        let writer = settings.ingest.clone().map(|function| Remote::over(settings, function, &seams));
-        let memory = usize::try_from(settings.memory / 4).unwrap_or(usize::MAX);
-        let service = Service::new(engine, writer, sql::Options { memory });
-        let (rest, _) = http::router(service.clone()).split_for_parts();
-        Ok(Reads(Web::new(&seams, rest, Routes::new(grpc::service(service)))))
-    })
-}
-
-impl Function for Reads {
-    async fn handle(&self, event: Event, call: Call) -> Reply {
-        match event {
-            Event::Http(raw) => self.0.event(&raw, &call).await,
-            _ => Err(Error::invalid("event", "the query function takes requests by HTTP")),
-        }
-    }
-}
-
 /// Writes tombstones by way of the ingest function.
-struct Remote {
+pub struct Remote {
     aws: Aws,
     function: String,
     seams: Seams,
 }
 
 impl Remote {
-    fn over(settings: &Settings, function: String, seams: &Seams) -> Arc<dyn Tombstones> {
+    /// For this store, by the function of this name.
+    pub fn over(settings: &Settings, function: String, seams: &Seams) -> Arc<dyn Tombstones> {
         Arc::new(Remote { aws: Aws::new(settings), function, seams: seams.clone() })
     }
 
