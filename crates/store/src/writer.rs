@@ -207,7 +207,7 @@ impl Collection {
                         None => TailEntry::new(wal::decode(&self.keys().wal(target.seq), target.bytes)?),
                     };
                     if group.offer.is_some() {
-                        self.note_contention(&entry, group.batches.len());
+                        self.note_contention(&entry, group.batches.len(), group.batches.len());
                     }
                     group.acknowledge(&entry, false);
                     self.learn(newest, None, [(target.seq, Slot::of(entry))]);
@@ -219,7 +219,7 @@ impl Collection {
                         group.acknowledge(&rival, group.offer.is_none());
                         match &mut group.offer {
                             Some(offer) => offer.pass(&rival),
-                            None => self.note_contention(&rival, 0),
+                            None => self.note_contention(&rival, 0, group.batches.len()),
                         }
                         if let Some(guard) = &mut group.guard {
                             guard.pass(&rival)?;

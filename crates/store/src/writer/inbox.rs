@@ -79,6 +79,8 @@ pub(super) struct Offer {
     misses: u32,
     /// Writers that compete, as far as entries tell.
     writers: u32,
+    /// Batches that are taken for one writer's: as many as the group had.
+    each: usize,
     /// The time of a request.
     request: Duration,
 }
@@ -121,7 +123,7 @@ impl Collection {
         let Ok(page) = self.client().list_page(meter, &self.keys().inbox_prefix(), None, PAGE).await else {
             return false;
         };
-        let (mut offer, floor) = (Offer::new(known, 1), known.manifest.floors.wal);
+        let (mut offer, floor) = (Offer::new(known, 1, 1), known.manifest.floors.wal);
         let count =
             |offer: &Offer| offer.choose(&page.objects, &HashSet::new(), floor, limits::INLINE_BYTES).len();
         let mut waiting = count(&offer);
@@ -145,7 +147,7 @@ impl Collection {
         let seen = self.queue.contention().seen.map_or(0, |(writers, _)| writers);
         let began = clock.elapsed();
         // From here on it may be there, whatever becomes of the put.
-        group.offer = Some(Box::new(Offer::new(known, seen.max(group.losses))));
+        group.offer = Some(Box::new(Offer::new(known, seen.max(group.losses), batches.len())));
         if let CreateReply::Refused(e) = self.put_aside(meter, &key, bytes.into()).await {
             tracing::warn!(key, error = %e, "writers of other processes cannot be combined with");
             self.queue.contention().refused = true;
@@ -213,12 +215,13 @@ impl Collection {
         let found = if found { Found::Mine } else { Found::Rival };
         match append::settle(slot, found, &Probe::of_manifest(&newest)) {
             Outcome::Acknowledge => {
-                let before = group.batches.len();
+                let (before, each) =
+                    (group.batches.len(), group.offer.as_ref().map_or(1, |offer| offer.each));
                 group.acknowledge(&entry, false);
                 if let Some(offer) = &mut group.offer {
                     offer.pass(&entry);
                 }
-                self.note_contention(&entry, before - group.batches.len());
+                self.note_contention(&entry, before - group.batches.len(), each);
             }
             Outcome::Next | Outcome::SameAgain => {}
             Outcome::Unknown => return passed(group, &newest).map(|()| true),
@@ -318,12 +321,11 @@ impl Collection {
         }
     }
 
-    /// Learns from an entry that has `own` batches of this process how many writers compete.
-    pub(super) fn note_contention(&self, entry: &TailEntry, own: usize) {
-        let batches = entry.entry.batches.len();
+    /// Learns from an entry that has `own` batches of this process how many others compete, if they write `each` at once.
+    pub(super) fn note_contention(&self, entry: &TailEntry, own: usize, each: usize) {
+        let others = entry.entry.batches.len().saturating_sub(own).div_ceil(each.max(1));
         let now = self.client().seams().clock.elapsed();
-        let many = batches.saturating_sub(own) >= OTHERS;
-        self.queue.contention().seen = many.then_some((batches as u32, now));
+        self.queue.contention().seen = (others >= OTHERS).then_some((others as u32 + 1, now));
     }
 
     fn unit(&self) -> f64 {
@@ -342,7 +344,7 @@ fn passed(group: &mut Group, newest: &Manifest) -> Result<()> {
 
 impl Offer {
     /// Offered after the last slot known, with the headers known before it.
-    fn new(known: &Known, writers: u32) -> Self {
+    fn new(known: &Known, writers: u32, each: usize) -> Self {
         let (tail, mut named) = (known.last(), HashSet::new());
         let mut after = tail;
         while let Some(batches) = known.slots.get(&after).and_then(|slot| slot.batches.as_ref()) {
@@ -362,7 +364,8 @@ impl Offer {
             leads: false,
             led: None,
             misses: 0,
-            writers: writers.max(last.map_or(1, |batches| batches.len() as u32)),
+            writers: writers.max(last.map_or(1, |batches| batches.len().div_ceil(each) as u32)),
+            each,
             request: REQUEST.0,
         }
     }
@@ -377,7 +380,7 @@ impl Offer {
         self.unproven.push((entry.seq(), Slot::of(entry.clone())));
         self.misses = 0;
         // Falls by half with each entry, so that one that was put alone does not make it forgotten.
-        self.writers = (self.writers / 2).max(entry.entry.batches.len() as u32);
+        self.writers = (self.writers / 2).max(entry.entry.batches.len().div_ceil(self.each) as u32);
     }
 
     /// How long a leader lets others come.

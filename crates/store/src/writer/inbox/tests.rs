@@ -82,6 +82,36 @@ async fn two_writers_hardly_need_it() {
     assert!(figures.commits * 10 >= figures.writes as u64 * 9 && figures.requests < 4.2, "{figures:?}");
 }
 
+/// Functions that are given messages by the fifty: each waits for a few others, not for two hundred.
+#[tokio::test(start_paused = true)]
+async fn what_writes_many_batches_at_once_is_one_writer() {
+    let (world, _store, _) = World::with_collection().await;
+    let functions = join_all((0..4).map(|w| world.reopen(100 + w))).await;
+    world.storage.slow_down(Duration::from_millis(20));
+    let work = |(w, notes): (u128, Arc<Collection>)| async move {
+        let clock = notes.client().seams().clock.clone();
+        let mut took = Vec::new();
+        for n in 0..12u128 {
+            let began = clock.elapsed();
+            let messages = (0..50).map(|m| {
+                let notes = notes.clone();
+                async move {
+                    notes.append(&Meter::new(), upsert((w << 16 | n << 8 | m) + (1 << 100), &["a"])).await
+                }
+            });
+            try_join_all(messages).await.unwrap();
+            took.push(clock.elapsed() - began);
+        }
+        took.split_off(2)
+    };
+    let mut all: Vec<Duration> = join_all((0..).zip(functions).map(work)).await.concat();
+    all.sort_unstable();
+    let (median, longest) = (all[all.len() / 2], all[all.len() - 1]);
+    assert!(median <= Duration::from_millis(100) && longest <= Duration::from_secs(2), "{all:?}");
+    world.storage.slow_down(Duration::ZERO);
+    assert_eq!(named(&world).await.len(), 4 * 12 * 50);
+}
+
 /// Makes a process believe that others write a lot, so that it offers at once.
 fn contend(notes: &Collection) {
     let now = notes.client().seams().clock.elapsed();
@@ -330,7 +360,7 @@ async fn a_cancelled_leader_leaves_its_offer_to_others() {
 #[tokio::test(start_paused = true)]
 async fn what_was_answered_long_ago_is_not_read() {
     let (_world, _store, notes) = World::with_collection().await;
-    let offer = Offer::new(&notes.refresh(&Meter::new()).await.unwrap(), 1);
+    let offer = Offer::new(&notes.refresh(&Meter::new()).await.unwrap(), 1, 1);
     let object = |token: u128, size: u64, modified_ms: i64| Listed {
         key: notes.keys().inbox(0, Token(token)),
         size,
