@@ -53,6 +53,8 @@ fn log(seeds: &Seeds) -> Result<(), Box<dyn std::error::Error>> {
             seeds.put(target, &short, &file)?;
         }
         seeds.put("http", &short, &[&[2], &file[..]].concat())?;
+        // Application/avro as an upload.
+        seeds.put("http", &format!("{short}-upload"), &[&[67], &file[..]].concat())?;
         for (i, block) in container::read(&file.into())?.blocks.iter().enumerate() {
             seeds.put("record", &format!("{short}-{i}"), &block.data)?;
             seeds.put("framing", &format!("{short}-{i}"), &framing::encode("upsert", &block.data))?;
@@ -168,6 +170,7 @@ fn text(seeds: &Seeds) -> io::Result<()> {
     seeds.put("json", "record", RECORD.as_bytes())?;
     seeds.put("json", "list", format!("[{RECORD}]").as_bytes())?;
     seeds.put("import", "lines", format!("{RECORD}\n{RECORD}\n").as_bytes())?;
+    seeds.put("http", "json-upload", format!("A{{\"records\":[{RECORD}]}}").as_bytes())?;
     seeds.put("http", "json", format!("\0{{\"records\":[{RECORD}]}}").as_bytes())?;
     seeds.put("http", "patch", b"\xfa{\"records\":[{\"id\":\"a\",\"metadata\":{\"topic\":\"b\"}}]}")?;
     seeds.put("http", "ndjson", format!("\x01{RECORD}\n{RECORD}").as_bytes())?;

@@ -1,4 +1,5 @@
-//! Bodies of writes over HTTP, in every encoding: the first byte says which, and whether records are written or patched.
+//! Bodies of writes over HTTP, in every encoding: the first byte says which, and whether records are written, uploaded and
+//! committed, or patched.
 //! An answer is 2xx or 4xx; nothing a client sends is the server's fault.
 #![no_main]
 
@@ -49,25 +50,39 @@ thread_local! {
     static SERVER: RefCell<Server> = RefCell::new(server());
 }
 
+fn request(method: &str, path: &str, kind: &str, body: &[u8]) -> Request<Body> {
+    Request::builder()
+        .method(method)
+        .uri(format!("/v1/collections/notes/{path}"))
+        .header(header::CONTENT_TYPE, kind)
+        .body(Body::from(body.to_vec()))
+        .expect("a request")
+}
+
 fuzz_target!(|data: &[u8]| {
     let Some((pick, body)) = data.split_first() else { return };
     let kind = TYPES[usize::from(*pick) % TYPES.len()];
-    let method = if *pick < 128 { "POST" } else { "PATCH" };
-    let request = Request::builder()
-        .method(method)
-        .uri("/v1/collections/notes/records")
-        .header(header::CONTENT_TYPE, kind)
-        .body(Body::from(body.to_vec()))
-        .expect("a request");
     SERVER.with_borrow_mut(|server| {
         if server.left == 0 {
             *server = self::server();
         }
         server.left -= 1;
-        let status = esker_fuzz::bounded(data.len(), || {
-            let reply = server.runtime.block_on(server.routes.clone().oneshot(request));
-            reply.expect("routes are infallible").status()
-        });
-        assert!(status.is_success() || status.is_client_error(), "{status}");
+        let upload = format!("uploads/{:032x}", server.left);
+        let commit = format!(r#"{{"content_type":"{kind}"}}"#);
+        let requests = match *pick {
+            0..64 => vec![request("POST", "records", kind, body)],
+            64..128 => vec![
+                request("PUT", &upload, "application/octet-stream", body),
+                request("POST", &format!("{upload}/commit"), "application/json", commit.as_bytes()),
+            ],
+            128.. => vec![request("PATCH", "records", kind, body)],
+        };
+        for request in requests {
+            let status = esker_fuzz::bounded(data.len(), || {
+                let reply = server.runtime.block_on(server.routes.clone().oneshot(request));
+                reply.expect("routes are infallible").status()
+            });
+            assert!(status.is_success() || status.is_client_error(), "{status}");
+        }
     });
 });

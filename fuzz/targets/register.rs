@@ -1,4 +1,4 @@
-//! Manifests, stubs, name records and heads: the input is the payload, the envelope fits. What decodes is written back
+//! Manifests, stubs, name records, heads and the progress of uploads: the input is the payload, the envelope fits. What decodes is written back
 //! and decodes to the same.
 #![no_main]
 
@@ -6,6 +6,7 @@ use bytes::Bytes;
 use esker_format::envelope::{Kind, seal};
 use esker_format::head::Head;
 use esker_format::manifest::{Manifest, NameRecord, RegisterEntry};
+use esker_format::upload::Progress;
 use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|data: &[u8]| {
@@ -23,6 +24,9 @@ fuzz_target!(|data: &[u8]| {
         }
         if let Ok(head) = Head::decode("h", &sealed(Kind::Head)) {
             assert_eq!(Head::decode("h", &head.encode().unwrap()).unwrap(), head);
+        }
+        if let Ok(progress) = Progress::decode("p", &sealed(Kind::Progress)) {
+            assert_eq!(Progress::decode("p", &progress.encode().unwrap()).unwrap(), progress);
         }
     });
 });

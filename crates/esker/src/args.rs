@@ -226,7 +226,7 @@ pub struct Import {
     #[arg(long, conflicts_with = "endpoint")]
     pub compact: bool,
     /// Import into the server or gateway at this address, not into a store
-    #[arg(long, env = "ESKER_ENDPOINT", hide_env_values = true, value_name = "URL")]
+    #[arg(long, value_name = "URL")]
     pub endpoint: Option<String>,
     /// A file with the key, or the token, that it asks for [default: the variable ESKER_API_KEY]
     #[arg(long, value_name = "FILE", requires = "endpoint")]

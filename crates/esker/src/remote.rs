@@ -129,13 +129,16 @@ impl Remote {
         };
         self.send(put.body(body)).await?;
         let commit = format!("{at}/uploads/{}/commit", place.token);
+        // What a commit wrote that was stopped is no other import's.
+        let mut written = false;
         loop {
             let asked = self.request(Method::POST, &commit).header("idempotency-key", token);
             let asked = asked.json(&json!({"content_type": "application/avro"}));
             let upserted: Upserted = self.answer(asked).await?;
             if upserted.done == Some(true) {
-                return Ok(upserted);
+                return Ok(Upserted { duplicate: upserted.duplicate && !written, ..upserted });
             }
+            written = true;
         }
     }
 

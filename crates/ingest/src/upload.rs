@@ -12,7 +12,7 @@ use esker_format::{Error, Kind, Name, Result, Token, limits};
 use esker_proto::rest::Encoding;
 use esker_store::{Client, Collection, ETag, IfMatch, Meter, Store};
 use futures::{Stream, StreamExt};
-use tokio::sync::mpsc;
+use tokio::sync::{Semaphore, SemaphorePermit, mpsc};
 
 use crate::batch::{Batcher, Cut, Target};
 use crate::ingest::append;
@@ -25,6 +25,12 @@ use read::Chunks;
 pub const URL_VALID: Duration = Duration::from_secs(60 * 60);
 /// Bytes of the body that are read at once.
 const CHUNK: u64 = 4 << 20;
+/// Commits at once: each holds pieces of its body and batches, up to 250 MiB.
+const COMMITS: usize = 2;
+/// Bodies that are taken at once: each holds parts of 50 MiB.
+const PUTS: usize = 4;
+/// When to try again while there are more.
+const LATER: Duration = Duration::from_secs(2);
 /// Chunks, and batches, that wait for the next stage.
 const AHEAD: usize = 1;
 /// This share of the time, the last, is left to what is under way.
@@ -67,12 +73,15 @@ pub struct CommitOptions {
 #[derive(Debug, Clone)]
 pub struct Uploads {
     store: Arc<Store>,
+    commits: Arc<Semaphore>,
+    puts: Arc<Semaphore>,
 }
 
 impl Uploads {
     /// Of this store. No request is sent.
     pub fn new(store: Arc<Store>) -> Self {
-        Uploads { store }
+        let slots = |n: usize| Arc::new(Semaphore::new(n));
+        Uploads { store, commits: slots(COMMITS), puts: slots(PUTS) }
     }
 
     /// A name for a body, and where it is to be put.
@@ -89,7 +98,8 @@ impl Uploads {
     /// Puts a body for a client that has no URL; its length.
     ///
     /// # Errors
-    /// NotFound when there is no such collection; Invalid when the body is too long or breaks off: nothing is there then.
+    /// NotFound when there is no such collection; Invalid when the body is too long or breaks off: nothing is there then; Busy
+    /// when others are taken.
     pub async fn put<E: std::error::Error + Send + Sync + 'static>(
         &self,
         meter: &Meter,
@@ -97,6 +107,7 @@ impl Uploads {
         token: Token,
         mut body: impl Stream<Item = std::result::Result<Bytes, E>> + Unpin,
     ) -> Result<u64> {
+        let _slot = slot(&self.puts)?;
         let collection = self.store.collection(meter, name).await?;
         let mut upload = collection.client().upload(meter, &collection.keys().upload(token));
         while let Some(piece) = body.next().await {
@@ -125,6 +136,7 @@ impl Uploads {
         token: Token,
         options: &CommitOptions,
     ) -> Result<Committed> {
+        let _slot = slot(&self.commits)?;
         let collection = self.store.collection(meter, name).await?;
         let (client, key) = (collection.client(), collection.keys().progress(token));
         let base = options.key.unwrap_or(token);
@@ -134,16 +146,17 @@ impl Uploads {
         };
         if let Some(known) = &known {
             check(known, base, options.encoding)?;
-            if known.done {
-                return Ok(Committed {
-                    rows: known.rows,
-                    position: known.position,
-                    done: true,
-                    duplicate: true,
-                });
-            }
         }
-        let body = Body::find(meter, &collection, token).await?;
+        let body = Body::find(meter, &collection, token).await;
+        if let Some(known) = known.as_ref().filter(|known| known.done) {
+            return match body {
+                Ok(body) if body.etag.0 != known.etag => Err(replaced()),
+                _ => {
+                    Ok(Committed { rows: known.rows, position: known.position, done: true, duplicate: true })
+                }
+            };
+        }
+        let body = body?;
         let begun = known.unwrap_or_else(|| Progress {
             base,
             content_type: options.encoding.media_type().to_owned(),
@@ -161,6 +174,7 @@ impl Uploads {
         let mut run = Run {
             collection: &collection,
             meter,
+            key: &key,
             begun: begun.batches,
             progress: begun,
             number: 0,
@@ -168,10 +182,10 @@ impl Uploads {
             until: options.until,
         };
         let ended = run.pump(options.encoding, target, &body).await;
-        let Run { mut progress, new, begun, .. } = run;
-        progress.done = matches!(ended, Ok(true));
-        if progress.done || progress.batches > begun {
-            client.overwrite(meter, &key, progress.encode()?).await?;
+        let Run { mut progress, new, .. } = run;
+        if matches!(ended, Ok(true)) {
+            progress.done = true;
+            record(meter, client, &key, &progress).await?;
         }
         let done = ended.map_err(|e| match progress.rows {
             0 => e,
@@ -222,6 +236,8 @@ impl Body {
 struct Run<'c> {
     collection: &'c Collection,
     meter: &'c Meter,
+    /// Of the progress.
+    key: &'c str,
     /// What is in the collection.
     progress: Progress,
     /// Batches of which that was known before.
@@ -238,9 +254,10 @@ impl Run<'_> {
     async fn pump(&mut self, encoding: Encoding, target: Target, body: &Body) -> Result<bool> {
         let (chunks, from_chunks) = mpsc::channel(AHEAD);
         let (cuts, from_cuts) = mpsc::channel::<Cut>(AHEAD);
+        let bytes = body.bytes;
         let parser = tokio::task::spawn_blocking(move || {
             let mut emit = |cut| cuts.blocking_send(cut).map_err(|_| Error::internal("the commit has ended"));
-            read::records(encoding, Chunks::new(from_chunks), Batcher::new(target), &mut emit)
+            read::records(encoding, Chunks::new(from_chunks, bytes), Batcher::new(target), &mut emit)
         });
         let fetch = body.fetch(self.meter.fork(), self.collection.client(), chunks);
         let (fetched, appended) = futures::join!(fetch, self.append_all(from_cuts));
@@ -270,7 +287,7 @@ impl Run<'_> {
             let stop = stop.filter(|_| self.number > self.begun);
             let left = stop.map_or(Duration::MAX, |stop| stop.saturating_sub(clock.elapsed()));
             if left.is_zero() {
-                return Ok(false);
+                return Ok(matches!(cuts.try_recv(), Err(mpsc::error::TryRecvError::Disconnected)));
             }
             let next = tokio::select! {
                 biased;
@@ -303,8 +320,27 @@ impl Run<'_> {
         self.progress.rows += rows;
         self.progress.batches = number + 1;
         self.progress.position = self.progress.position.max(done.position);
-        Ok(())
+        // At once: tokens are forgotten, and a commit that is sent again must not put old rows behind newer ones.
+        record(self.meter, self.collection.client(), self.key, &self.progress).await
     }
+}
+
+/// Puts what is done of a commit, unless another one that is under way has come further.
+async fn record(meter: &Meter, client: &Client, key: &str, progress: &Progress) -> Result<()> {
+    if let Some((bytes, _)) = client.get(meter, key).await? {
+        let there = Progress::decode(key, &bytes)?;
+        if there.done || there.batches > progress.batches {
+            return Ok(());
+        }
+    }
+    client.overwrite(meter, key, progress.encode()?).await?;
+    Ok(())
+}
+
+fn slot(slots: &Semaphore) -> Result<SemaphorePermit<'_>> {
+    slots
+        .try_acquire()
+        .map_err(|_| Error::new(Kind::Busy, "other uploads are under way").with_retry_after(LATER))
 }
 
 /// Names a batch of a body.
@@ -331,7 +367,7 @@ fn missing() -> Error {
 }
 
 fn replaced() -> Error {
-    Error::new(Kind::Conflict, "the body was put again after its commit began")
+    Error::new(Kind::Conflict, "the body was put again, or deleted, after its commit began")
         .with_hint("make an upload for each body")
 }
 

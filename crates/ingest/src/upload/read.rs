@@ -21,6 +21,8 @@ use crate::ingest::columns;
 const FRAME_BYTES: usize = 8 + 64;
 /// Longest description of an Arrow message: a schema of as many columns as there may be has less than 1 MiB.
 const METADATA_BYTES: u64 = 4 << 20;
+/// Bytes of Arrow messages that are decoded for one body: dictionaries are, again and again, with each batch.
+const DECODED_BYTES: u64 = 16 * limits::UPLOAD_BYTES;
 /// Rows of an Arrow batch that are converted at once.
 const ROWS: usize = 2_048;
 
@@ -28,15 +30,19 @@ const ROWS: usize = 2_048;
 const RECORD_BYTES: usize = limits::BATCH_BYTES;
 const TOO_LONG: &str = "a record has more than 16 MiB of text";
 
-/// The pieces of a body as a reader, for a thread that may block.
+/// The pieces of a body as a reader, for a thread that may block. Pieces that break off are an error: else what came of the
+/// body would be taken for all of it.
 pub(super) struct Chunks {
     from: mpsc::Receiver<Bytes>,
     now: Bytes,
+    /// Bytes that are still to come.
+    left: u64,
 }
 
 impl Chunks {
-    pub(super) fn new(from: mpsc::Receiver<Bytes>) -> Self {
-        Chunks { from, now: Bytes::new() }
+    /// The pieces of a body of so many bytes.
+    pub(super) fn new(from: mpsc::Receiver<Bytes>, bytes: u64) -> Self {
+        Chunks { from, now: Bytes::new(), left: bytes }
     }
 }
 
@@ -53,7 +59,11 @@ impl BufRead for Chunks {
     fn fill_buf(&mut self) -> io::Result<&[u8]> {
         while self.now.is_empty() {
             match self.from.blocking_recv() {
-                Some(next) => self.now = next,
+                Some(next) => {
+                    self.left = self.left.saturating_sub(next.len() as u64);
+                    self.now = next;
+                }
+                None if self.left > 0 => return Err(io::Error::other("the body broke off")),
                 None => break,
             }
         }
@@ -167,7 +177,7 @@ fn framed(mut body: impl BufRead, batcher: &mut Batcher, emit: Emit<'_>) -> Resu
 /// A stream of one batch is made of each: our own reader of streams holds what one claims against what there is.
 fn arrow(mut body: impl BufRead, batcher: &mut Batcher, emit: Emit<'_>) -> Result<()> {
     // The schema and the dictionaries, which every batch needs.
-    let (target, mut head) = (batcher.target().clone(), Vec::new());
+    let (target, mut head, mut decoded) = (batcher.target().clone(), Vec::new(), 0);
     while let Some((kind, message)) = message(&mut body)? {
         let mut stream = head.clone();
         stream.extend_from_slice(&message);
@@ -177,6 +187,11 @@ fn arrow(mut body: impl BufRead, batcher: &mut Batcher, emit: Emit<'_>) -> Resul
         if kind != MessageHeader::RecordBatch {
             head = stream;
             continue;
+        }
+        decoded += stream.len() as u64;
+        if decoded > DECODED_BYTES {
+            let message = "the batches of the Arrow IPC stream are small beside its dictionaries";
+            return Err(Error::invalid("body", message).with_hint("write larger batches, or plain columns"));
         }
         for batch in ipc::read(&stream.into(), ARROW_BYTES)? {
             for first in (0..batch.num_rows()).step_by(ROWS) {

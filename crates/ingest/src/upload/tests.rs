@@ -226,6 +226,39 @@ async fn what_is_wrong_is_said_as_of_an_upsert_with_the_row() {
     );
 }
 
+/// Of two commits at once, the one that was stopped does not undo what the other one said.
+#[tokio::test]
+async fn what_is_done_stays_done() {
+    let (_folder, store) = store().await;
+    let uploads = Uploads::new(store.clone());
+    let all = records(3 * limits::BATCH_ROWS);
+    let token = uploads.given(encoded(Encoding::Avro, &all)).await;
+    let (whole, part) = tokio::join!(
+        uploads.done(token, Encoding::Avro, None),
+        uploads.done(token, Encoding::Avro, Some(Duration::ZERO)),
+    );
+    assert!(whole.unwrap().done);
+    part.unwrap();
+    let again = uploads.done(token, Encoding::Avro, None).await.unwrap();
+    assert_eq!((again.done, again.duplicate, again.rows), (true, true, all.len() as u64));
+    assert_eq!(log(&store).await, [limits::BATCH_ROWS; 3]);
+    // Another body under the same name is not taken for this one.
+    uploads.send(token, encoded(Encoding::Avro, &all[..10])).await.unwrap();
+    assert_eq!(uploads.done(token, Encoding::Avro, None).await.unwrap_err().kind(), Kind::Conflict);
+}
+
+#[tokio::test]
+async fn commits_beyond_what_memory_has_room_for_are_told_to_come_later() {
+    let (_folder, store) = store().await;
+    let uploads = Uploads::new(store);
+    let held: Vec<_> = (0..COMMITS).map(|_| uploads.commits.try_acquire().unwrap()).collect();
+    let e = uploads.done(Token(7), Encoding::Json, None).await.unwrap_err();
+    assert!(e.kind() == Kind::Busy && e.retry_after().is_some(), "{e}");
+    drop(held);
+    let _held: Vec<_> = (0..PUTS).map(|_| uploads.puts.try_acquire().unwrap()).collect();
+    assert_eq!(uploads.send(Token(7), vec![1]).await.unwrap_err().kind(), Kind::Busy);
+}
+
 #[tokio::test]
 async fn a_body_that_is_not_there_or_another_by_now_is_refused() {
     let (_folder, store) = store().await;
@@ -245,12 +278,13 @@ async fn a_body_that_is_not_there_or_another_by_now_is_refused() {
     assert!(e.to_string().contains("empty"), "{e}");
 }
 
-/// Cut anywhere, a body gives what it gives in one piece; broken off anywhere, an error or fewer records.
+/// Cut anywhere, a body gives what it gives in one piece; broken off anywhere, an error, and no batch that another try would
+/// cut otherwise.
 #[test]
 fn bodies_arrive_in_any_pieces() {
     let settings = Settings { dimension: 2, metric: Metric::L2, vector_type: VectorType::F32 };
     let target = Target { collection: "notes-1".parse().unwrap(), settings };
-    let read = |kind: Encoding, bytes: &[u8], size: usize| {
+    let read = |kind: Encoding, bytes: &[u8], size: usize, length: usize| {
         let (send, receive) = mpsc::channel(bytes.len() + 1);
         bytes.chunks(size).for_each(|p| send.try_send(Bytes::copy_from_slice(p)).unwrap());
         drop(send);
@@ -260,20 +294,22 @@ fn bodies_arrive_in_any_pieces() {
             Ok(())
         };
         let batcher = Batcher::with_limits(target.clone(), 7, 1 << 20);
-        read::records(kind, Chunks::new(receive), batcher, &mut emit).map(|()| cuts)
+        let ended = read::records(kind, Chunks::new(receive, length as u64), batcher, &mut emit);
+        (ended, cuts)
     };
     let all = records(30);
     for kind in KINDS {
         let bytes = encoded(kind, &all);
-        let whole = read(kind, &bytes, usize::MAX).unwrap();
+        let (ended, whole) = read(kind, &bytes, usize::MAX, bytes.len());
+        ended.unwrap();
         assert_eq!(whole.iter().map(Cut::rows).sum::<u64>(), 30, "{kind:?}");
         for size in [1, 3, 64] {
-            assert_eq!(read(kind, &bytes, size).unwrap(), whole, "{kind:?} in pieces of {size}");
+            assert_eq!(read(kind, &bytes, size, bytes.len()).1, whole, "{kind:?} in pieces of {size}");
         }
-        for end in (0..bytes.len()).step_by(5) {
-            if let Ok(cuts) = read(kind, &bytes[..end], 64) {
-                assert!(cuts.iter().map(Cut::rows).sum::<u64>() <= 30, "{kind:?} cut at {end}");
-            }
+        for end in 0..bytes.len() {
+            let (ended, cuts) = read(kind, &bytes[..end], 64, bytes.len());
+            assert!(ended.is_err(), "{kind:?} broken off at {end}");
+            assert_eq!(cuts, whole[..cuts.len()], "{kind:?} broken off at {end}");
         }
     }
 }

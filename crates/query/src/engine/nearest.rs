@@ -197,7 +197,7 @@ impl Reader {
             round = futures::future::try_join_all(reads).await?;
         }
         found.codes = estimates.scanned;
-        found.missed = left_out(scene, &posed, &left, estimates.kth_score());
+        found.missed = left_out(scene, &posed, &left, estimates.kth_score(), !filtered && !thin);
         let narrow = filtered && (scene.loaded.whole || matching <= SCANNED_ROWS);
         let (least, most) = if narrow {
             // INDEX §3 takes all 100; what is far below the k-th estimate need not be read.
@@ -266,7 +266,8 @@ fn masks(parts: &[Part], rows: &[Rows], codes: &[Arc<Codes>]) -> Vec<Mask> {
 }
 
 /// The share of the nearest rows to expect in leaves that are `left`, of all segments, whose k-th row has the score `kth`.
-fn left_out(scene: &Scene<'_>, posed: &[Posed<'_>], left: &[Vec<bool>], kth: f32) -> f64 {
+/// Leaves were chosen by their distance from the best one, without a filter, where `plain`.
+fn left_out(scene: &Scene<'_>, posed: &[Posed<'_>], left: &[Vec<bool>], kth: f32, plain: bool) -> f64 {
     if kth == f32::NEG_INFINITY {
         return 0.0;
     }
@@ -275,10 +276,11 @@ fn left_out(scene: &Scene<'_>, posed: &[Posed<'_>], left: &[Vec<bool>], kth: f32
     let of_segment = |i: usize| {
         let p = &posed[i];
         let leaf = |leaf: u32| left[i][leaf as usize] && scene.rows_in_leaf(i, leaf) > 0;
-        // With copies, a row is also found by another leaf than its own: δ knows of it, b does not.
-        let spilled = p.segment.spilled();
-        let from = if spilled { best } else { kth };
-        let margin = |c: &Calibration| Calibration { b: if spilled { c.delta } else { c.b }, ..*c };
+        // With copies, a row is also found by another leaf than its own: δ knows of it, b does not. Of what passes a filter δ
+        // knows nothing.
+        let by_copies = plain && p.segment.spilled();
+        let from = if by_copies { best } else { kth };
+        let margin = |c: &Calibration| Calibration { b: if by_copies { c.delta } else { c.b }, ..*c };
         let limits: Vec<Calibration> = p.segment.header.calibration().iter().map(margin).collect();
         let leaves = (0u32..).zip(&p.scores).map(|(l, score)| (from - score, !leaf(l))).collect();
         missed(&limits, leaves) * f64::from(p.segment.row_count())

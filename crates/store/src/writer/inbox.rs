@@ -169,7 +169,7 @@ impl Collection {
             let Some(offer) = &group.offer else { return Ok(None) };
             if offer.leads {
                 // Whoever puts one slot after the other alone is faster than a leader that asks at each who waits.
-                while self.look(meter, group).await? {}
+                while !group.batches.is_empty() && self.look(meter, group).await? {}
                 if group.batches.is_empty() {
                     return Ok(None);
                 }
