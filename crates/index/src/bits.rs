@@ -54,6 +54,11 @@ impl Bitset {
         self.groups.get(group).copied().unwrap_or(0)
     }
 
+    /// Bytes of memory that it takes.
+    pub fn bytes(&self) -> usize {
+        4 * self.groups.len()
+    }
+
     /// How many postings the set holds.
     pub fn count(&self) -> usize {
         self.groups.iter().map(|group| group.count_ones() as usize).sum()

@@ -11,7 +11,7 @@ mod stream;
 pub use adapt::{Adapted, Standing, adapt};
 pub use neighbours::Neighbours;
 pub use second::Seconds;
-pub use stream::{Leaves, Moments, arrange};
+pub use stream::{Leaves, Moments, Training, arrange};
 
 use bisect::bisect;
 use panels::{Best, Panels};
@@ -203,19 +203,24 @@ impl Build<'_> {
         let mut centroids = self.drawn(&ids, leaves.min(ids.len()));
         progress(ids.len() as u64);
         for _ in 0..TRAIN_ROUNDS {
-            let assignment = self.assign(&ids, &centroids);
-            let means = self.means(&ids, &assignment);
-            // An empty leaf keeps its old centroid: later rounds may fill it, and balancing drops it.
-            let mut filled = vec![false; centroids.len() / self.rows.d];
-            assignment.iter().for_each(|leaf| filled[*leaf as usize] = true);
-            for (leaf, mean) in means.chunks_exact(self.rows.d).enumerate() {
-                if filled[leaf] {
-                    centroids[leaf * self.rows.d..][..self.rows.d].copy_from_slice(mean);
-                }
-            }
+            self.round(&ids, &mut centroids);
             progress(ids.len() as u64);
         }
         centroids
+    }
+
+    /// Moves each centroid to the mean of the rows of `ids` that it is the nearest to.
+    fn round(&self, ids: &[u32], centroids: &mut [f32]) {
+        let assignment = self.assign(ids, centroids);
+        let means = self.means(ids, &assignment);
+        // An empty leaf keeps its old centroid: later rounds may fill it, and balancing drops it.
+        let mut filled = vec![false; centroids.len() / self.rows.d];
+        assignment.iter().for_each(|leaf| filled[*leaf as usize] = true);
+        for (leaf, mean) in means.chunks_exact(self.rows.d).enumerate() {
+            if filled[leaf] {
+                centroids[leaf * self.rows.d..][..self.rows.d].copy_from_slice(mean);
+            }
+        }
     }
 
     /// `count` rows, one drawn from each of as many equal stretches.
@@ -391,7 +396,7 @@ impl Finder {
             }),
             Finder::Tree(tree) => {
                 // Larger chunks, so that the rows that meet at one parent fill its tiles, where there are many.
-                let chunk_rows = if ids.len() > 64 * CHUNK { 16 * CHUNK } else { CHUNK };
+                let chunk_rows = (ids.len() / (4 * threads.max(1))).clamp(CHUNK, 16 * CHUNK);
                 parallel::for_chunks(threads, &mut leaf, chunk_rows, |chunk, out| {
                     tree.nearest(rows, &ids[chunk * chunk_rows..][..out.len()], out);
                 });

@@ -24,7 +24,7 @@ pub use bits::{Bitset, lanes};
 pub use centroids::{Centroids, Coarse, LeafQuery, Origin, centroid_bytes, pick_bits};
 pub use check::check16;
 pub use cluster::{
-    Adapted, Clustering, Leaves, Moments, Neighbours, Seconds, Standing, adapt, arrange, cluster,
+    Adapted, Clustering, Leaves, Moments, Neighbours, Seconds, Standing, Training, adapt, arrange, cluster,
     cluster_work, leaf_target,
 };
 pub use codes::{

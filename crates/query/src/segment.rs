@@ -25,6 +25,7 @@ mod heads;
 mod ids;
 mod rows;
 
+pub(crate) use answer::Answer;
 pub use answer::FilterPlan;
 pub(crate) use codes::{Codes, IdPlane, Want};
 pub(crate) use columns::vector_array;
@@ -232,7 +233,7 @@ pub(crate) fn every(rows: u32) -> RoaringBitmap {
 
 /// The postings whose rows are in a set, as scans want them; nothing when all are.
 #[derive(Debug, Clone, Default)]
-pub(crate) struct Mask(Option<Bitset>);
+pub(crate) struct Mask(Option<Arc<Bitset>>);
 
 impl Mask {
     /// For scans of the leaves that `codes` have, copies of rows of others among them.
@@ -251,7 +252,7 @@ impl Mask {
                 .filter(|posting| segment.ordinal(*posting, codes).is_some_and(|o| only.contains(o)))
                 .for_each(|posting| set.insert(posting as usize));
         }
-        Mask(Some(set))
+        Mask(Some(Arc::new(set)))
     }
 
     /// For scans of rows in their own leaves.
@@ -270,11 +271,26 @@ impl Mask {
         if only.len() < u64::from(rows / 2) {
             let mut set = Bitset::new(postings);
             only.iter().for_each(|ordinal| set.insert(posting(ordinal)));
-            return Mask(Some(set));
+            return Mask(Some(Arc::new(set)));
         }
         let mut set = Bitset::full(postings);
         (every(rows) - &**only).iter().for_each(|ordinal| set.remove(posting(ordinal)));
-        Mask(Some(set))
+        Mask(Some(Arc::new(set)))
+    }
+
+    /// Without these rows, which are in their own leaves. `None` where all rows are in it.
+    pub fn without(&self, segment: &Segment, gone: &RoaringBitmap) -> Option<Mask> {
+        let mut set = self.0.clone()?;
+        if !gone.is_empty() {
+            let left = Arc::make_mut(&mut set);
+            gone.iter().for_each(|ordinal| left.remove(segment.own_posting(ordinal) as usize));
+        }
+        Some(Mask(Some(set)))
+    }
+
+    /// Bytes that it takes.
+    pub fn bytes(&self) -> u64 {
+        self.0.as_ref().map_or(0, |set| set.bytes() as u64)
     }
 
     /// The lanes of a group of postings that pass.

@@ -23,6 +23,9 @@ pub struct Neighbours {
 }
 
 impl Neighbours {
+    /// Rows that are kept of each query.
+    pub const MOST: usize = MOST;
+
     /// Queries of d values each.
     pub fn new(metric: Metric, d: usize, mut queries: Vec<f32>) -> Self {
         for query in queries.chunks_exact_mut(d) {
@@ -53,6 +56,20 @@ impl Neighbours {
             let ids = &ids[chunk * QUERIES..][..best.len()];
             packed.iter().flatten().for_each(|panels| panels.nearest(&queries, ids, best));
         });
+    }
+
+    /// What was found so far: of each query [`Neighbours::MOST`] rows with their values, best first; −∞ where there are fewer.
+    pub fn found(&self) -> impl Iterator<Item = (f32, u32)> + '_ {
+        self.best.iter().flat_map(|best| (0..MOST).map(|rank| (best.value(rank), best.leaf(rank))))
+    }
+
+    /// Adds what was found among other rows, whose numbers are greater: what [`Neighbours::found`] gave. The result is as if
+    /// all of them had been offered here.
+    pub fn add(&mut self, found: &[(f32, u32)]) {
+        for (best, found) in self.best.iter_mut().zip(found.chunks_exact(MOST)) {
+            let found = found.iter().filter(|(value, _)| *value > f32::NEG_INFINITY);
+            found.for_each(|(value, row)| best.offer(&[*value], *row as usize));
+        }
     }
 
     /// Of each query its up to `k` (at most 10) nearest rows but the one numbered `own`, best first, with their scores

@@ -3,22 +3,26 @@
 //!
 //! Source: SOAR, arXiv 2404.00774.
 
-use super::panels::Best;
-use super::{CHUNK, Finder, Rows, all, parallel};
+use super::panels::{Best, Panels};
+use super::{Finder, Rows, all, parallel};
 use crate::Metric;
+use crate::codes::inverse_norm;
 use crate::sums::dot;
 
-/// Nearest leaves among which the second one is chosen.
+/// Leaves around a row's own that it is compared with, its own among them …
+const AROUND: usize = 128;
+/// … and the nearest of them, among which the second one is chosen.
 const NEAR: usize = 16;
 /// λ: how much of the second residual that lies along the first counts again.
 const ALONG: f64 = 1.0;
 
-/// Finds second leaves. Two copies of the centroids.
+/// Finds second leaves. One copy of the centroids.
 pub struct Seconds {
     d: usize,
     metric: Metric,
     centroids: Vec<f32>,
-    finder: Finder,
+    /// Of each leaf those around it.
+    around: Vec<Best<AROUND>>,
 }
 
 impl Seconds {
@@ -28,44 +32,65 @@ impl Seconds {
     /// Leaves with these centroids (leaves·d values), as they are stored.
     pub fn new(centroids: Vec<f32>, d: usize, metric: Metric, seed: u64, threads: usize) -> Seconds {
         let finder = Finder::new(&centroids, d, seed, threads);
-        Seconds { d, metric, centroids, finder }
+        let points = Rows::plain(&centroids, d);
+        let around = finder.near(&points, &all(points.len()), threads);
+        Seconds { d, metric, centroids, around }
     }
 
-    /// The second leaf of each of some rows (n·d values), given its own. The result does not depend on `threads`.
+    /// The second leaf of each of some rows (n·d values), given its own: best where rows of a leaf follow each other. The
+    /// result does not depend on `threads`.
     pub fn of(&self, rows: &[f32], own: &[u32], threads: usize) -> Vec<u32> {
-        let rows = Rows::new(rows, self.d, self.metric, threads);
-        let ids = all(rows.len().min(own.len()));
-        let near: Vec<Best<NEAR>> = self.finder.near(&rows, &ids, threads);
-        let mut second = vec![Self::NONE; ids.len()];
-        parallel::for_chunks(threads, &mut second, CHUNK, |chunk, out| {
-            let (mut row, mut residual) = (vec![0f32; self.d], vec![0f32; self.d]);
-            for (id, out) in ((chunk * CHUNK) as u32..).zip(out) {
-                let inverse = rows.inverse(id);
-                row.iter_mut().zip(rows.row(id)).for_each(|(x, stored)| *x = stored * inverse);
-                let own = own[id as usize];
-                let pairs = row.iter().zip(self.centroid(own));
-                residual.iter_mut().zip(pairs).for_each(|(r, (x, c))| *r = x - c);
-                *out = self.choose(&row, &residual, own, &near[id as usize]);
+        let mut second = vec![Self::NONE; own.len().min(rows.len() / self.d)];
+        let (mut rest, mut first, mut leaves) = (second.as_mut_slice(), 0, Vec::new());
+        for same in own[..rest.len()].chunk_by(|a, b| a == b) {
+            let (out, behind) = rest.split_at_mut(same.len());
+            leaves.push((same[0], &rows[first * self.d..], out));
+            (rest, first) = (behind, first + same.len());
+        }
+        parallel::for_chunks(threads, &mut leaves, 1, |_, leaf| {
+            for (own, rows, out) in leaf {
+                self.of_leaf(*own, rows, out);
             }
         });
         second
     }
 
-    fn centroid(&self, leaf: u32) -> &[f32] {
-        &self.centroids[leaf as usize * self.d..][..self.d]
+    /// The second leaves of the first rows of `rows`, all of one leaf. Everything is seen from its centroid.
+    fn of_leaf(&self, own: u32, rows: &[f32], out: &mut [u32]) {
+        let d = self.d;
+        let others: Vec<u32> = self.around[own as usize].leaves().filter(|leaf| *leaf != own).collect();
+        let centre = self.centroid(own);
+        let mut around = Vec::with_capacity(others.len() * d);
+        for leaf in &others {
+            around.extend(self.centroid(*leaf).iter().zip(centre).map(|(c, own)| c - own));
+        }
+        let mut residuals = Vec::with_capacity(out.len() * d);
+        for row in rows.chunks_exact(d).take(out.len()) {
+            let inverse = inverse_norm(self.metric, row);
+            residuals.extend(row.iter().zip(centre).map(|(x, own)| x * inverse - own));
+        }
+        let mut near = vec![Best::<NEAR>::NONE; out.len()];
+        Panels::new(around.chunks_exact(d), d).nearest(
+            &Rows::plain(&residuals, d),
+            &all(out.len()),
+            &mut near,
+        );
+        let halves: Vec<f64> = around.chunks_exact(d).map(|c| dot(c, c) / 2.0).collect();
+        for ((residual, near), out) in residuals.chunks_exact(d).zip(&near).zip(out) {
+            let square = dot(residual, residual);
+            // ‖r − c‖² + λ⟨r − c, r⟩²/‖r‖², of which the search gives ⟨r, c⟩ − ½‖c‖².
+            let loss = |value: f32, at: u32| {
+                let parallel = square - f64::from(value) - halves[at as usize];
+                let again = if square > 0.0 { parallel * parallel / square } else { 0.0 };
+                square - 2.0 * f64::from(value) + ALONG * again
+            };
+            let losses = near.entries().map(|(value, at)| (loss(value, at), others[at as usize]));
+            *out = losses.min_by(|a, b| a.0.total_cmp(&b.0)).map_or(Self::NONE, |(_, leaf)| leaf);
+        }
     }
 
-    /// Of the leaves near a row the one of the least loss: ‖x − c‖² + λ⟨x − c, r⟩²/‖r‖², where r is the residual to its own.
-    fn choose(&self, row: &[f32], residual: &[f32], own: u32, near: &Best<NEAR>) -> u32 {
-        let (square, length, along) = (dot(row, row), dot(residual, residual), dot(row, residual));
-        let loss = |value: f32, leaf: u32| {
-            let parallel = along - dot(self.centroid(leaf), residual);
-            let again = if length > 0.0 { parallel * parallel / length } else { 0.0 };
-            square - 2.0 * f64::from(value) + ALONG * again
-        };
-        let others = near.entries().filter(|(_, leaf)| *leaf != own);
-        let best = others.map(|(value, leaf)| (loss(value, leaf), leaf)).min_by(|a, b| a.0.total_cmp(&b.0));
-        best.map_or(Self::NONE, |(_, leaf)| leaf)
+    fn centroid(&self, leaf: u32) -> &[f32] {
+        &self.centroids[leaf as usize * self.d..][..self.d]
     }
 }
 

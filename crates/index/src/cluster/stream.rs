@@ -2,9 +2,49 @@
 //! and the rows of neighbouring leaves are put in order together.
 
 use super::bisect::bisect;
-use super::{Build, Clustering, Finder, MERGE_BELOW, Rows, SPLIT_ABOVE, all, parallel};
+use super::{
+    Build, Clustering, Finder, MERGE_BELOW, Rows, SPLIT_ABOVE, TRAIN_ROUNDS, all, parallel, training_rows,
+};
 use crate::Metric;
 use crate::codes::inverse_norm;
+
+/// The training of leaves on a sample of rows, a round at a time: what [`Leaves::train`] does in one go.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Training {
+    /// leaves·d values: centroids so far.
+    pub centroids: Vec<f32>,
+    /// Rounds that made them.
+    pub rounds: usize,
+}
+
+impl Training {
+    /// At most `leaves` of the rows of the sample (n·d values), before the first round.
+    pub fn new(sample: &[f32], d: usize, metric: Metric, leaves: usize, seed: u64, threads: usize) -> Self {
+        let rows = Rows::new(sample, d.max(1), metric, threads);
+        let build = Build { rows: &rows, target: 1, seed, threads };
+        let leaves = leaves.clamp(1, rows.len().max(1));
+        let ids = build.sample(training_rows(rows.len(), leaves));
+        Training { centroids: build.drawn(&ids, leaves.min(ids.len())), rounds: 0 }
+    }
+
+    /// Whether another round is to follow.
+    pub fn goes_on(&self) -> bool {
+        self.rounds < TRAIN_ROUNDS
+    }
+
+    /// One round over the same sample: true while another is to follow.
+    pub fn round(&mut self, sample: &[f32], d: usize, metric: Metric, seed: u64, threads: usize) -> bool {
+        if self.goes_on() {
+            let rows = Rows::new(sample, d.max(1), metric, threads);
+            let build = Build { rows: &rows, target: 1, seed, threads };
+            let leaves = self.centroids.len() / rows.d;
+            let ids = build.sample(training_rows(rows.len(), leaves));
+            build.round(&ids, &mut self.centroids);
+            self.rounds += 1;
+        }
+        self.goes_on()
+    }
+}
 
 /// Trained leaves, in tree order once refined. Two copies of the centroids.
 pub struct Leaves {
@@ -26,11 +66,22 @@ impl Leaves {
         seed: u64,
         threads: usize,
     ) -> Leaves {
-        let d = d.max(1);
-        let rows = Rows::new(sample, d, metric, threads);
-        let build = Build { rows: &rows, target: 1, seed, threads };
-        let centroids = build.train(leaves.clamp(1, rows.len().max(1)), &|_| {});
-        Leaves::of(centroids, d, metric, seed, threads)
+        let mut training = Training::new(sample, d, metric, leaves, seed, threads);
+        while training.round(sample, d, metric, seed, threads) {}
+        Leaves::from_parts(training.centroids, Vec::new(), d, metric, seed, threads)
+    }
+
+    /// Leaves with these centroids, and how many rows each may expect, or nothing: what [`Leaves::centroids`] and
+    /// [`Leaves::expected`] gave.
+    pub fn from_parts(
+        centroids: Vec<f32>,
+        counts: Vec<u64>,
+        d: usize,
+        metric: Metric,
+        seed: u64,
+        threads: usize,
+    ) -> Leaves {
+        Leaves { counts, ..Leaves::of(centroids, d.max(1), metric, seed, threads) }
     }
 
     fn of(centroids: Vec<f32>, d: usize, metric: Metric, seed: u64, threads: usize) -> Leaves {
@@ -41,6 +92,11 @@ impl Leaves {
     /// Number of leaves.
     pub fn count(&self) -> usize {
         self.centroids.len() / self.d
+    }
+
+    /// leaves·d values.
+    pub fn centroids(&self) -> &[f32] {
+        &self.centroids
     }
 
     /// How many rows each leaf may expect, once refined; nothing before.
@@ -98,6 +154,18 @@ impl Moments {
             sums: vec![0.0; count * leaves.d],
             counts: vec![0; count],
         }
+    }
+
+    /// The sums (leaves·d values) and the number of rows of each leaf.
+    pub fn parts(&self) -> (&[f64], &[u64]) {
+        (&self.sums, &self.counts)
+    }
+
+    /// What [`Moments::parts`] gave; none if that is not of these leaves.
+    pub fn from_parts(leaves: &Leaves, sums: Vec<f64>, counts: Vec<u64>) -> Option<Moments> {
+        let of = Moments::new(leaves);
+        let fits = (sums.len(), counts.len()) == (of.sums.len(), of.counts.len());
+        fits.then_some(Moments { sums, counts, ..of })
     }
 
     /// Adds rows (n·d values) and the leaf of each. The result does not depend on `threads`.

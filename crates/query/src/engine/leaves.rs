@@ -18,6 +18,9 @@ pub(crate) struct Budget {
 
 /// Before any row was seen (INDEX §2).
 const FIRST: Budget = Budget { requests: 24, bytes: 3 << 20 };
+/// Beside one segment each further one adds so many requests, since leaves that are near each other lie in several files, and
+/// takes off so many bytes, since it has a header of its own.
+const FURTHER: Budget = Budget { requests: 4, bytes: 128 << 10 };
 /// At least this many leaves are read whatever they cost.
 const LEAST_LEAVES: usize = 8;
 /// Segments with at most this share of the codes that are read whole anyway are read whole beside larger ones: each is
@@ -35,8 +38,10 @@ pub(crate) fn first_leaves(
     whole_codes: u64,
 ) -> Vec<Vec<u32>> {
     let small: Vec<bool> = segments.iter().map(|s| s.code_bytes() <= whole_codes / SMALL_SHARE).collect();
-    let large = FIRST.requests.saturating_sub(small.iter().filter(|s| **s).count()).max(1);
-    let budget = Budget { requests: large, ..FIRST };
+    let further = segments.len().saturating_sub(1);
+    let requests = FIRST.requests + FURTHER.requests * further - small.iter().filter(|s| **s).count();
+    let bytes = FIRST.bytes.saturating_sub(FURTHER.bytes * further as u64).max(FIRST.bytes / 2);
+    let budget = Budget { requests, bytes };
     let mut wanted: Vec<Vec<u32>> = vec![Vec::new(); segments.len()];
     for asked in asked {
         let mut order: Vec<(f32, f32, usize, u32)> = Vec::new();

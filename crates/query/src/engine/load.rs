@@ -14,10 +14,11 @@ use roaring::RoaringBitmap;
 use super::Reader;
 use super::leaves::first_leaves;
 use super::see::Draft;
+use super::state::Answered;
 use crate::filter::{Filter, Resolved};
 use crate::ranges::{File, Pieces, Shape};
 use crate::search::{Asked, check_vector};
-use crate::segment::{Codes, FilterPlan, IdPlane, Rows, Segment, Want, metric};
+use crate::segment::{Answer, Codes, FilterPlan, IdPlane, Rows, Segment, Want, metric};
 
 /// Up to this many ids of the tail are compared when candidates are reranked; above, ids are looked up by hash first.
 pub(crate) const FEW_IDS: usize = 32;
@@ -56,6 +57,8 @@ pub(crate) struct Part {
     pub deletes: Option<Arc<RoaringBitmap>>,
     /// Rows that live (as far as the segment knows), have not expired and pass the filter.
     pub rows: Rows,
+    /// The same, where it is known for every search to come.
+    pub answered: Option<Arc<Answered>>,
     /// Whether these are all that live.
     pub plain: bool,
     pub plan: FilterPlan,
@@ -106,14 +109,21 @@ impl Reader {
             // Of codes that are kept all are scanned.
             let plane = if segment.held_codes().is_some() { want.map(|_| Want::All) } else { want };
             let meta = &draft.manifest.segments[i];
-            let (draft, filter, leaves) = (&draft, filter.as_deref(), &leaves[i]);
+            let (draft, filter, leaves) = (&draft, filter.as_ref(), &leaves[i]);
             // Before any of them is sent: none waits for another.
             let meters: [Meter; 6] = std::array::from_fn(|_| draft.meter.fork());
             async move {
                 let hold = segment.is_held();
                 let [d, a, c, p, s, h] = &meters;
                 let client = self.client();
-                let answer = segment.answer(client, a, &draft.id, &draft.schema, filter, need.now_ms);
+                let known = filter.filter(|_| hold).and_then(|f| draft.state.answered(meta, f));
+                let answer = async {
+                    if let Some(known) = &known {
+                        return Ok(Answer { rows: known.rows.clone(), plan: known.plan.clone() });
+                    }
+                    let filter = filter.map(AsRef::as_ref);
+                    segment.answer(client, a, &draft.id, &draft.schema, filter, need.now_ms).await
+                };
                 let (deletes, answer, codes, idplane, (), located) = futures::try_join!(
                     self.deletes(draft, d, meta, draft.parts[i].as_ref()),
                     answer,
@@ -125,15 +135,24 @@ impl Reader {
                 let plain = answer.rows == Rows::All;
                 let left = meta.deletes.as_ref().and_then(|named| draft.state.live(named.made));
                 let rows = match (&deletes, left) {
+                    _ if known.is_some() => answer.rows,
                     (Some(_), Some(live)) if plain => Rows::Only(live),
                     (Some(deletes), _) => answer.rows.without(segment.row_count(), deletes),
                     (None, _) => answer.rows,
                 };
                 let segment = segment.clone();
+                let keep = |filter| {
+                    let answer = Arc::new(Answered::new(meta, filter, &rows, &answer.plan));
+                    draft.state.keep_answer(&answer);
+                    answer
+                };
+                let lasting = filter.filter(|_| hold && !segment.expires());
+                let answered = known.or_else(|| lasting.map(keep));
                 Ok::<_, Error>(Part {
                     segment,
                     deletes,
                     rows,
+                    answered,
                     plain,
                     plan: answer.plan,
                     codes,

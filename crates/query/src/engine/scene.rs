@@ -108,8 +108,11 @@ impl Reader {
                     known => known,
                 };
                 let rows = Arc::new(counting(loaded, superseded.as_ref().map(|s| s.as_slice())));
-                let held = held && superseded.is_some();
-                let masks = Arc::new(if held { masks(loaded, &rows) } else { Vec::new() });
+                let masks = match &superseded {
+                    Some(gone) if held => masks(loaded, &rows, gone),
+                    _ => Vec::new(),
+                };
+                let masks = Arc::new(masks);
                 if plain && superseded.is_some() {
                     let whole = Whole { rows: rows.clone(), masks: masks.clone() };
                     state.keep_whole(version, position, &Arc::new(whole));
@@ -145,7 +148,10 @@ fn counting(loaded: &Loaded, superseded: Option<&[RoaringBitmap]>) -> Vec<Rows> 
     all.map(|(p, gone)| p.rows.clone().without(p.segment.row_count(), gone)).collect()
 }
 
-fn masks(loaded: &Loaded, rows: &[Rows]) -> Vec<Mask> {
-    let mask = |(part, rows): (&Part, &Rows)| Mask::own(&part.segment, rows);
-    loaded.parts.iter().zip(rows).map(mask).collect()
+fn masks(loaded: &Loaded, rows: &[Rows], gone: &[RoaringBitmap]) -> Vec<Mask> {
+    let mask = |((part, rows), gone): ((&Part, &Rows), &RoaringBitmap)| {
+        let known = part.answered.as_ref().and_then(|a| a.mask(&part.segment, gone));
+        known.unwrap_or_else(|| Mask::own(&part.segment, rows))
+    };
+    loaded.parts.iter().zip(rows).zip(gone).map(mask).collect()
 }

@@ -3,7 +3,7 @@
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use esker_format::keys::Made;
 use esker_format::schema::Schema;
@@ -12,12 +12,17 @@ use esker_index::Metric;
 use esker_store::Snapshot;
 use roaring::RoaringBitmap;
 
-use crate::segment::{Mask, Rows, Segment, every};
+use crate::filter::Resolved;
+use crate::segment::{FilterPlan, Mask, Rows, Segment, every};
 use crate::tail::Tail;
 use crate::tail::codes::TailCodes;
 
 /// Segments kept open per collection; those of the newest manifest seen always are.
 const KEPT_SEGMENTS: usize = 64;
+/// Answers to filters kept per collection, of any of its segments …
+const KEPT_ANSWERS: usize = 128;
+/// … and their bytes: some 400 KiB each of a segment of a million rows.
+const KEPT_ANSWER_BYTES: u64 = 32 << 20;
 
 /// See the module.
 #[derive(Debug, Default)]
@@ -36,8 +41,48 @@ struct Kept {
     tail: Option<LastTail>,
     /// Codes of the tail.
     codes: Option<Arc<TailCodes>>,
+    /// What filters were answered with, the last used last.
+    answers: Vec<Arc<Answered>>,
     /// The newest manifest that was read from.
     newest: Version,
+}
+
+/// What a filter was answered with by a segment that is held and whose rows never expire.
+#[derive(Debug)]
+pub(crate) struct Answered {
+    /// The rows that pass and are not deleted …
+    pub rows: Rows,
+    /// … as scans want them …
+    mask: OnceLock<Mask>,
+    /// … and how they were found.
+    pub plan: FilterPlan,
+    made: Made,
+    deletes: Option<Made>,
+    filter: Arc<Resolved>,
+}
+
+impl Answered {
+    /// By a segment of a manifest.
+    pub fn new(meta: &manifest::Segment, filter: &Arc<Resolved>, rows: &Rows, plan: &FilterPlan) -> Answered {
+        let (filter, deletes) = (filter.clone(), meta.deletes.as_ref().map(|d| d.made));
+        Answered {
+            rows: rows.clone(),
+            mask: OnceLock::new(),
+            plan: plan.clone(),
+            made: meta.made,
+            deletes,
+            filter,
+        }
+    }
+
+    /// The rows but those that are `gone`.
+    pub fn mask(&self, segment: &Segment, gone: &RoaringBitmap) -> Option<Mask> {
+        self.mask.get_or_init(|| Mask::own(segment, &self.rows)).without(segment, gone)
+    }
+
+    fn bytes(&self) -> u64 {
+        Whole::bytes_of(&self.rows) / 2 + self.mask.get().map_or(0, Mask::bytes)
+    }
 }
 
 /// A deletion bitmap, and the rows of its segment that are left.
@@ -108,6 +153,27 @@ impl State {
         self.lock().deletes.get(&made).map(|d| d.live.clone())
     }
 
+    /// What a segment of a manifest answered a filter with before.
+    pub fn answered(&self, meta: &manifest::Segment, filter: &Arc<Resolved>) -> Option<Arc<Answered>> {
+        let answers = &mut self.lock().answers;
+        let deletes = meta.deletes.as_ref().map(|d| d.made);
+        let same =
+            |a: &Arc<Answered>| a.made == meta.made && a.deletes == deletes && Arc::ptr_eq(&a.filter, filter);
+        let answer = answers.remove(answers.iter().position(same)?);
+        answers.push(answer.clone());
+        Some(answer)
+    }
+
+    /// Keeps an answer, and as many of those before it as there is room for.
+    pub fn keep_answer(&self, answer: &Arc<Answered>) {
+        let answers = &mut self.lock().answers;
+        answers.push(answer.clone());
+        let bytes = |answers: &[Arc<Answered>]| answers.iter().map(|a| a.bytes()).sum::<u64>();
+        while answers.len() > KEPT_ANSWERS || (answers.len() > 1 && bytes(answers) > KEPT_ANSWER_BYTES) {
+            answers.remove(0);
+        }
+    }
+
     /// Lets go of what the newest manifest does not name: at once of what is held in memory, of the rest when there is much
     /// of it.
     pub fn trim(&self, version: Version, named: &[manifest::Segment]) {
@@ -116,6 +182,7 @@ impl State {
             return;
         }
         kept.newest = version;
+        kept.answers.retain(|a| named.iter().any(|n| n.made == a.made));
         kept.segments.retain(|made, s| !s.is_held() || named.iter().any(|n| n.made == *made));
         if kept.segments.len() > KEPT_SEGMENTS {
             kept.segments.retain(|made, _| named.iter().any(|s| s.made == *made));
@@ -137,7 +204,8 @@ impl State {
         let tail = kept.tail.as_ref().map_or(0, |t| {
             t.tail.bytes() + t.whole.as_ref().map_or(0, |w| w.rows.iter().map(Whole::bytes_of).sum())
         });
-        segments + bitmaps + tail + kept.codes.as_ref().map_or(0, |c| c.bytes())
+        let answers: u64 = kept.answers.iter().map(|a| a.bytes()).sum();
+        segments + bitmaps + tail + answers + kept.codes.as_ref().map_or(0, |c| c.bytes())
     }
 
     /// Ids that the last tail touched.

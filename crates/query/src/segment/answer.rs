@@ -105,6 +105,17 @@ impl Segment {
         Ok(Answer { rows: Rows::Only(Arc::new(passing - gone)), plan })
     }
 
+    /// Whether rows may expire: else what passes a filter passes it for ever.
+    pub fn expires(&self) -> bool {
+        let ever = Predicate::Range {
+            column: "_expires_at".to_owned(),
+            low: Bound::Unbounded,
+            high: Bound::Included(Literal::Int(i64::MAX)),
+        };
+        let plan = self.header.attributes().plan(&ever);
+        plan.is_none_or(|p| !p.ranges.is_empty() || p.evaluate(&[]).map_or(true, |rows| !rows.is_empty()))
+    }
+
     /// The attribute directory with the entries of the terms' columns; those that did not fit the header are read.
     async fn directory<'a>(
         &self,

@@ -1,11 +1,13 @@
 //! What is kept between queries stays under its limit.
 
+use esker_format::record::{Record, Value};
 use esker_format::schema::{Metric, VectorType};
 use esker_format::{Kind, Name};
 use esker_store::Meter;
 
 use super::fixture::World;
 use crate::engine::{Engine, Options};
+use crate::filter::Filter;
 use crate::search::Search;
 
 /// Three collections of one store with 600 rows each in segments, and an engine with this much memory.
@@ -104,4 +106,76 @@ async fn a_handle_outlives_what_the_engine_lets_go_of() {
     assert!(engine.collection(&second).hold(&meter).await.unwrap().resident);
     assert_eq!(rule(&engine, &first, query.clone()).await.0, "codes");
     assert_eq!(warm.search(&query, 5, 0.98, None).unwrap(), before);
+}
+
+/// Searches under a filter, each some times: from the second on its rows are known.
+async fn filtered(world: &mut World, engine: &Engine, when: &str) {
+    let reader = engine.collection(&world.name);
+    for section in [3, 5] {
+        let filter = Some(Filter::sql(&format!("section = 's{section}'")).unwrap());
+        let passes = |r: &Record| r.metadata.get("section") == Some(&Value::String(format!("s{section}")));
+        let mut kept = Vec::new();
+        for _ in 0..3 {
+            let vectors = world.queries(3);
+            let search =
+                Search { vectors, k: 60, filter: filter.clone(), explain: true, ..Search::default() };
+            let (recall, reply) = world.recall(&reader, &search, passes).await;
+            assert_eq!((recall, reply.explain.unwrap().rule), (1.0, "memory"), "{when}");
+            kept.push(engine.kept_bytes());
+        }
+        // What a search keeps is counted by the next.
+        assert_eq!(kept[1], kept[2], "nothing is worked out again");
+    }
+}
+
+#[tokio::test]
+async fn the_rows_of_a_filter_are_known_until_they_are_others() {
+    for copies in [false, true] {
+        let mut world = World::new(16, Metric::L2, VectorType::F32).await;
+        world.fill(0..1200).await;
+        match copies {
+            true => world.compact_with_copies().await,
+            false => world.compact().await,
+        }
+        let engine = world.engine_with(Options::default());
+        let reader = engine.collection(&world.name);
+        reader.hold(&Meter::new()).await.unwrap();
+        let before = engine.kept_bytes();
+        filtered(&mut world, &engine, "at first").await;
+        assert!(engine.kept_bytes() > before, "two answers");
+        // Rows that pass are overwritten by some that do not, and the other way round; others go.
+        let mut moved: Vec<Record> = [3, 27, 51, 4, 28].iter().map(|i| world.record(*i)).collect();
+        for record in &mut moved {
+            let section = if record.version % 24 == 3 { "s9" } else { "s3" };
+            record.metadata.insert("section".to_owned(), Value::String(section.to_owned()));
+            record.version = 5000;
+        }
+        world.upsert(moved).await;
+        world.delete(&["row 75".to_owned(), "row 5".to_owned(), "row 6".to_owned()]).await;
+        filtered(&mut world, &engine, "after writes").await;
+        // The same as marks of the segment, with a second one beside it.
+        world.compact().await;
+        // Without a write in between a reader goes on with the manifest that it knows until it searches.
+        rule(&engine, &world.name, world.rows["row 7"].vector.clone()).await;
+        reader.hold(&Meter::new()).await.unwrap();
+        filtered(&mut world, &engine, "after a compaction").await;
+        world.fill(1200..1230).await;
+        filtered(&mut world, &engine, "with a tail").await;
+    }
+}
+
+#[tokio::test]
+async fn the_rows_of_a_filter_are_not_kept_where_rows_expire() {
+    let mut world = World::new(16, Metric::L2, VectorType::F32).await;
+    world.fill(0..300).await;
+    let mut mortal = world.record(300);
+    mortal.expires_at = Some(253_402_300_799_999);
+    world.upsert(vec![mortal]).await;
+    world.compact().await;
+    let engine = world.engine_with(Options::default());
+    let reader = engine.collection(&world.name);
+    reader.hold(&Meter::new()).await.unwrap();
+    let before = engine.kept_bytes();
+    filtered(&mut world, &engine, "mortal").await;
+    assert_eq!(engine.kept_bytes(), before);
 }
