@@ -23,6 +23,15 @@ def expect(what: str, found, wanted) -> None:
         raise AssertionError(f"{what}: {found!r} instead of {wanted!r}")
 
 
+def jwt(**claims) -> str:
+    parts = [json.dumps(part).encode() for part in ({"alg": "RS256", "typ": "JWT"}, claims)] + [b"no signature of anybody" * 4]
+    return ".".join(base64.urlsafe_b64encode(part).decode().rstrip("=") for part in parts)
+
+
+CLAIMS = {"sub": "expired-caller", "iss": "https://issuer.example", "exp": 1_600_000_000, "scope": "esker/admin"}
+TOKEN = jwt(**CLAIMS)
+
+
 def row(n: int, **more) -> dict:
     return {"id": f"row-{n:03}", "vector": [float(n), 1.0, 0.0, 0.0], "metadata": {"n": n, "even": n % 2 == 0}} | more
 
@@ -268,6 +277,48 @@ class Drive:
         expect("a broken request to delete", reply["error"]["kind"], "invalid")
         expect("objects after all these", len(self.keys(f"c/{COLLECTION}-1/")), before)
 
+    def tokens(self) -> None:
+        """Whoever calls was let in by the gateway: the functions read no token, whether it is over or no token at all, and repeat none.
+        `logs` looks for it."""
+        before = self.keys("")
+        caller = {"jwt": {"claims": {k: str(v) for k, v in CLAIMS.items()}, "scopes": None}}
+        for claims in ({}, {"authorizer": caller}, {"authorizer": {"claims": caller["jwt"]["claims"]}}):
+            e = event("v2")
+            e["requestContext"] |= claims
+            e["headers"]["authorization"] = f"Bearer {TOKEN}"
+            for path, wanted in ((f"/v1/collections/{COLLECTION}", 200), ("/v1/collections/nowhere", 404)):
+                e["rawPath"] = e["requestContext"]["http"]["path"] = path
+                expect(f"GET {path} with a token that is over", self._answer("esker-query", e)[0], wanted)
+            e["requestContext"]["http"]["method"], e["rawPath"] = "POST", RECORDS
+            for body in (TOKEN, json.dumps({"records": TOKEN}), json.dumps({"records": [{"id": TOKEN, "vector": TOKEN}]})):
+                expect("a write that is none", self._answer("esker-ingest", e | {"body": body})[0], 400)
+        bad = event("v2") | {"rawPath": RECORDS}
+        for more in ({"headers": TOKEN}, {"headers": {"authorization": [TOKEN]}}, {"headers": {"authorization": f"{TOKEN}\n"}},
+                     {"headers": {TOKEN + " ": "x"}}, {"body": {"token": TOKEN}}, {"body": TOKEN + "%", "isBase64Encoded": True},
+                     {"isBase64Encoded": TOKEN}, {"version": TOKEN}, {"requestContext": TOKEN}, {"rawPath": f"/v1/{TOKEN}"},
+                     {"rawQueryString": f"access_token={TOKEN}"}, {"cookies": TOKEN}, {"rawPath": TOKEN},
+                     {"requestContext": bad["requestContext"] | {"authorizer": TOKEN}},
+                     {"requestContext": bad["requestContext"] | {"http": TOKEN}}):
+            for name in NAMES:
+                ok, reply = self.stage.invoke(name, bad | more)
+                if ok and not 400 <= reply["statusCode"] < 500:
+                    raise AssertionError(f"{name} answered {more} with {reply}")
+        record = event("sqs")
+        for e in (TOKEN, [TOKEN], {"Records": TOKEN}, {"Records": [TOKEN]}, {"Records": [record | {"body": {"token": TOKEN}}]},
+                  {"Records": [record | {"messageId": [TOKEN]}]}, {"Records": [{"eventSource": TOKEN}]}, {"source": [TOKEN]},
+                  {"esker": TOKEN}, {"collection": TOKEN}, {"what": TOKEN}, {"gc": TOKEN}, {TOKEN: 1}):
+            for name in NAMES:
+                ok, reply = self.stage.invoke(name, e)
+                if ok and "error" not in reply:
+                    raise AssertionError(f"{name} answered {e} with {reply}")
+        for more in ({"collection": TOKEN}, {"collection": COLLECTION}, {"collection": COLLECTION, "operation": TOKEN},
+                     {"collection": COLLECTION, "content_type": TOKEN}, {"collection": COLLECTION, "operation": "delete"}):
+            self.sent("esker-ingest", self.messages(TOKEN, {"records": [{"id": TOKEN, "vector": TOKEN}]}, id="token", **more))
+        self.sent("esker-compactor", self.messages(TOKEN, json.dumps(TOKEN), id="token"))
+        many = {"records": [row(n) for n in range(10_001)]}
+        expect("more than a batch", self.v2("esker-ingest", "POST", RECORDS, many)[0], 400)
+        expect("objects after all these", self.keys(""), before)
+
     def upload(self) -> None:
         """What is more than a gateway takes goes past it, into the bucket."""
         settings = {"name": "large", "dimension": DIMENSION, "metric": "l2"}
@@ -280,6 +331,10 @@ class Drive:
             raise AssertionError(f"{len(body)} bytes are no large body")
         expect("status of the PUT", self.stage.post(place["url"], body.encode(), {}, "PUT")[0], 200)
         commit = f"/v1/collections/large/uploads/{place['token']}/commit"
+        late = {"x-esker-timeout-ms": "1"}
+        status, error = self.v2("esker-ingest", "POST", commit, {"content_type": "application/x-ndjson"}, late)
+        found = (status, error["error"]["kind"], error["error"]["token"])
+        expect("a commit without time", found, (503, "unknown", place["token"]))
         for again in (False, True):
             status, done = self.v1("esker-ingest", "POST", commit, {"content_type": "application/x-ndjson"})
             found = (status, done.get("upserted"), done.get("done"), done.get("duplicate", False))
@@ -309,6 +364,10 @@ class Drive:
         text = "".join(self.stage.log(name) for name in NAMES)
         if self.stage.environment["AWS_SECRET_ACCESS_KEY"] in text:
             raise AssertionError("a log has the secret")
+        for part in (*TOKEN.split("."), CLAIMS["sub"]):
+            if part[:16] in text:
+                line = next(line for line in text.splitlines() if part[:16] in line)
+                raise AssertionError(f"a log has a part of a token: {line}")
 
 
 def sqs(stage: Stage, action: str, request: dict) -> dict:
@@ -333,7 +392,7 @@ def main() -> None:
         try:
             stage.start(**more)
             for step in ("health", "create", "write", "repeat", "queue", "search", "grpc_web", "compact", "delete", "refuse",
-                         "upload", "freeze", "logs"):
+                         "tokens", "upload", "freeze", "logs"):
                 began = time.monotonic()
                 getattr(drive, step)()
                 print(f"{step:9} {(time.monotonic() - began) * 1000:6.0f} ms")

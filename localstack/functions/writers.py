@@ -106,13 +106,13 @@ def messages(name: str, many: int) -> dict:
     return {"Records": records}
 
 
-def start(n: int, port: int, store: str, endpoint: str, log: Path) -> subprocess.Popen:
+def start(n: int, port: int, store: str, endpoint: str, log: Path, memory: int = 128) -> subprocess.Popen:
     env = {
         "PATH": os.environ["PATH"],
         "AWS_LAMBDA_RUNTIME_API": f"http://127.0.0.1:{port}/{n}",
         "AWS_LAMBDA_FUNCTION_NAME": "esker-ingest",
         "AWS_LAMBDA_FUNCTION_VERSION": "1",
-        "AWS_LAMBDA_FUNCTION_MEMORY_SIZE": "128",
+        "AWS_LAMBDA_FUNCTION_MEMORY_SIZE": str(memory),
         "AWS_ENDPOINT_URL": endpoint,
         "ESKER_STORE": store,
         "TOKIO_WORKER_THREADS": "1",
@@ -215,4 +215,5 @@ def report(args, store: str, platform: Platform, logs: list[list[dict]], seconds
         print(f"requests a write {statistics.mean(asked):.2f}; every acknowledged row is there once")
 
 
-main()
+if __name__ == "__main__":
+    main()

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use esker_format::{Error, Result};
 use serde::Deserialize;
 use serde_json::Value;
+use serde_json::error::Category;
 use serde_json::value::RawValue;
 
 use crate::queue::Message;
@@ -88,7 +89,9 @@ impl Event {
     /// # Errors
     /// Invalid when it is no JSON object, or of a source that no function knows.
     pub fn parse(raw: Box<RawValue>) -> Result<Self> {
-        let wrong = |e: serde_json::Error| Error::invalid("event", format!("the event is none we know: {e}"));
+        let wrong = |e: serde_json::Error| {
+            Error::invalid("event", format!("the event is none we know: {}", without_values(&e)))
+        };
         let shape: Shape<'_> = serde_json::from_str(raw.get()).map_err(wrong)?;
         if shape.context.is_some() {
             return Ok(Event::Http(raw));
@@ -146,6 +149,18 @@ impl Record<'_> {
             attributes: attributes.collect(),
             group: self.attributes.get("MessageGroupId").cloned(),
         })
+    }
+}
+
+/// What is wrong with JSON, without what it says: events have tokens and rows in them, and this goes into the log.
+pub(crate) fn without_values(e: &serde_json::Error) -> String {
+    let text = e.to_string();
+    let known = text.starts_with("missing field").then(|| text.split(" at line").next()).flatten();
+    match (known, e.classify()) {
+        (Some(known), _) => known.to_owned(),
+        (None, Category::Data) => format!("another value is expected at column {}", e.column()),
+        (None, Category::Eof) => "it ends too early".to_owned(),
+        (None, _) => format!("it is no JSON at column {}", e.column()),
     }
 }
 

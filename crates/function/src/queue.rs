@@ -99,7 +99,8 @@ async fn in_order(group: Vec<Message>, to: &dyn Consumer) -> Vec<Failed> {
                 true
             }
             Verdict::Never(e) => {
-                tracing::error!(message_id = message.id, error = %e, field = e.field(), "a message cannot be taken");
+                // Where, not what: the reason may quote the message, and goes with it.
+                tracing::error!(message_id = message.id, kind = %e.kind(), field = e.field(), "a message cannot be taken");
                 match to.bury(message, &e).await {
                     Ok(buried) => !buried,
                     Err(e) => {
@@ -179,13 +180,14 @@ impl Verdict {
         }
         let body = axum::body::to_bytes(reply.into_body(), 1 << 20).await.unwrap_or_default();
         let error = match serde_json::from_slice::<ErrorBody>(&body) {
-            Ok(ErrorBody { error }) => {
-                let e = Error::new(error.kind, error.message);
-                match error.field {
-                    Some(field) => e.context(format_args!("{field}")),
-                    None => e,
+            Ok(ErrorBody { error }) => match error.field {
+                Some(field) if error.kind == Kind::Invalid => {
+                    let message = format!("{field}: {}", error.message);
+                    Error::invalid(field, message)
                 }
-            }
+                Some(field) => Error::new(error.kind, error.message).context(field),
+                None => Error::new(error.kind, error.message),
+            },
             Err(_) => Error::new(Kind::Internal, format!("answered {status}")),
         };
         let again = retry || status.is_server_error() || matches!(status.as_u16(), 404 | 408 | 410 | 429);

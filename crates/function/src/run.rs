@@ -141,7 +141,9 @@ async fn serve<F: Function>(function: F, seams: Seams) -> Result<()> {
             Err(e) => Err(e),
         };
         reply.map_err(|e| {
-            tracing::error!(error = %e, kind = %e.kind(), "an event failed");
+            // What is wrong with an event may quote it: only its sender is told.
+            let why = (e.kind() != Kind::Invalid).then(|| e.to_string());
+            tracing::error!(error = why, kind = %e.kind(), field = e.field(), "an event failed");
             Diagnostic { error_type: e.kind().to_string(), error_message: e.to_string() }
         })
     });
@@ -152,6 +154,11 @@ async fn serve<F: Function>(function: F, seams: Seams) -> Result<()> {
 /// One JSON object a line, with the platform's id of the event in it.
 fn log() {
     let filter = EnvFilter::try_from_env("ESKER_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
+    // It repeats what is wrong with an event, and that may quote it.
+    let filter = match "lambda_runtime::layers::panic=off".parse() {
+        Ok(quiet) => filter.add_directive(quiet),
+        Err(_) => filter,
+    };
     tracing_subscriber::fmt()
         .json()
         .flatten_event(true)

@@ -30,6 +30,7 @@ use serde_json::value::RawValue;
 use tonic::service::Routes;
 use tower::ServiceExt;
 
+use crate::event::without_values;
 use crate::run::{Call, Reply, json};
 
 /// Names a request, in and out.
@@ -86,7 +87,7 @@ impl Web {
         };
         let request: LambdaRequest = match serde_json::from_str(raw.get()) {
             Ok(request) => request,
-            Err(e) => return malformed(e.to_string()),
+            Err(e) => return malformed(without_values(&e)),
         };
         let mut adapter = Adapter::from(service_fn(|request: lambda_http::Request| async move {
             Ok::<_, std::convert::Infallible>(self.lambda(request, call).await)
@@ -228,12 +229,16 @@ async fn guard(State(shell): State<Shell>, mut request: Request, next: Next) -> 
         Surface::Grpc => route.as_deref().is_some_and(|rpc| rpc.starts_with("/esker.v1.Ingest/")),
     };
     let named = writes.then(|| Named::new(seams.batch_token()));
+    // An upload has a name already.
+    let upload = route.as_deref().is_some_and(commits).then(|| committed(request.uri().path())).flatten();
+    let named = named.or(upload.map(Named::new));
     if let Some(named) = &named {
         if let Ok(Some(key)) = idempotency_key(request.headers()) {
             named.give(Token::from_key(key));
         }
         request.extensions_mut().insert(named.clone());
     }
+    let writes = named.is_some() || route.as_deref().is_some_and(|route| manages(request.method(), route));
     let until = request.extensions().get::<Until>().map_or(Duration::ZERO, |until| until.0);
     let left = until.saturating_sub(seams.clock.elapsed());
     // Unconstrained: a request that used up its task's turn would otherwise never let the timer be looked at.
@@ -244,10 +249,11 @@ async fn guard(State(shell): State<Shell>, mut request: Request, next: Next) -> 
             tracing::error!(panic = panic_message(&*panic), "a request panicked");
             Refusal::internal().into_response(surface)
         }),
-        () = late => match named {
-            Some(named) => Refusal::write_late(left.as_millis(), Some(named.token())).into_response(surface),
-            None => Refusal::read_late(left.as_millis()).into_response(surface),
-        },
+        () = late => match writes {
+            true => Refusal::write_late(left.as_millis(), named.map(|named| named.token())),
+            false => Refusal::read_late(left.as_millis()),
+        }
+        .into_response(surface),
     };
     if let Some(route) = route {
         reply.extensions_mut().insert(Route(route));
@@ -258,6 +264,26 @@ async fn guard(State(shell): State<Shell>, mut request: Request, next: Next) -> 
 async fn no_method() -> Response {
     let e = Error::invalid("method", "this route does not have this method");
     Refused(StatusCode::METHOD_NOT_ALLOWED, e).into_response()
+}
+
+/// Whether a route writes the records of an upload.
+fn commits(route: &str) -> bool {
+    route.ends_with("/uploads/{token}/commit")
+}
+
+/// The upload that a path commits.
+fn committed(path: &str) -> Option<Token> {
+    path.strip_suffix("/commit")?.rsplit('/').next()?.parse().ok()
+}
+
+/// Whether a route changes collections, or puts what one is to be changed by.
+fn manages(method: &Method, route: &str) -> bool {
+    match *method {
+        Method::POST => route == "/v1/collections",
+        Method::DELETE => route == "/v1/collections/{collection}",
+        Method::PUT => true,
+        _ => false,
+    }
 }
 
 /// Whether a route changes records.

@@ -179,6 +179,11 @@ impl Batcher {
         }
     }
 
+    /// As if so many records had been cut before.
+    pub fn starting_at(self, row: u64) -> Self {
+        Batcher { first_row: row, ..self }
+    }
+
     /// The collection that batches are for.
     pub fn target(&self) -> &Target {
         &self.target
@@ -297,7 +302,7 @@ impl Batcher {
 }
 
 /// The error with `records[i]` counted over the input instead of the batch, which starts at `first_row`.
-fn renumber(e: Error, first_row: u64) -> Error {
+pub(crate) fn renumber(e: Error, first_row: u64) -> Error {
     if e.kind() != Kind::Invalid || first_row == 0 {
         return e;
     }

@@ -1,25 +1,27 @@
 //! Bodies too large for a request: their clients put them into the store, then commit them (docs/format/upload.md).
 //!
 //! A commit reads the body piece by piece, cuts it into batches and appends them one after the other, each under a token that
-//! follows from the upload's: a commit that is sent again, or twice at once, writes nothing twice.
+//! follows from the upload's: a commit that is sent again, or twice at once, writes nothing twice. It goes on in the body where the
+//! last one was, so that it ends, however little time each has.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use esker_format::upload::Progress;
+use esker_format::upload::{Progress, Resume};
 use esker_format::{Error, Kind, Name, Result, Token, limits};
 use esker_proto::rest::Encoding;
 use esker_store::{Client, Collection, ETag, IfMatch, Meter, Store};
 use futures::{Stream, StreamExt};
 use tokio::sync::{Semaphore, SemaphorePermit, mpsc};
 
-use crate::batch::{Batcher, Cut, Target};
+use crate::batch::{Cut, Target};
 use crate::ingest::append;
 
+mod place;
 mod read;
 
-use read::Chunks;
+use place::Chunks;
 
 /// How long a URL is good for: a body must begin to arrive within it.
 pub const URL_VALID: Duration = Duration::from_secs(60 * 60);
@@ -165,9 +167,13 @@ impl Uploads {
             batches: 0,
             position: 0,
             done: false,
+            resume: Resume::default(),
         });
         if begun.etag != body.etag.0 {
             return Err(replaced());
+        }
+        if begun.resume.at > body.bytes {
+            return Err(Error::corrupt(&key, "it goes on behind the body's end"));
         }
         let settings = collection.manifest(meter).await?.settings.clone();
         let target = Target { collection: collection.id().clone(), settings };
@@ -176,8 +182,8 @@ impl Uploads {
             meter,
             key: &key,
             begun: begun.batches,
+            number: begun.resume.batch,
             progress: begun,
-            number: 0,
             new: false,
             until: options.until,
         };
@@ -213,20 +219,28 @@ impl Body {
         }
     }
 
-    /// Sends the body piece by piece to whoever parses it, until that one has enough.
-    async fn fetch(&self, meter: Meter, client: &Client, to: mpsc::Sender<Bytes>) -> Result<()> {
-        let mut at = 0;
-        while at < self.bytes {
-            let end = self.bytes.min(at + CHUNK);
-            match client.range_if_match(&meter, &self.key, at..end, &self.etag).await? {
-                IfMatch::Some(bytes) => {
-                    if to.send(bytes).await.is_err() {
-                        return Ok(());
+    /// Sends the body from there piece by piece to whoever parses it, until that one has enough.
+    async fn fetch(
+        &self,
+        meter: Meter,
+        client: &Client,
+        from: Resume,
+        to: mpsc::Sender<Bytes>,
+    ) -> Result<()> {
+        for part in [0..from.head, from.at..self.bytes] {
+            let mut at = part.start;
+            while at < part.end {
+                let end = part.end.min(at + CHUNK);
+                match client.range_if_match(&meter, &self.key, at..end, &self.etag).await? {
+                    IfMatch::Some(bytes) => {
+                        if to.send(bytes).await.is_err() {
+                            return Ok(());
+                        }
                     }
+                    IfMatch::Gone => return Err(replaced()),
                 }
-                IfMatch::Gone => return Err(replaced()),
+                at = end;
             }
-            at = end;
         }
         Ok(())
     }
@@ -253,13 +267,16 @@ impl Run<'_> {
     /// Reads, parses and appends, each stage a little ahead of the next. Whether the body was read to its end.
     async fn pump(&mut self, encoding: Encoding, target: Target, body: &Body) -> Result<bool> {
         let (chunks, from_chunks) = mpsc::channel(AHEAD);
-        let (cuts, from_cuts) = mpsc::channel::<Cut>(AHEAD);
-        let bytes = body.bytes;
+        let (cuts, from_cuts) = mpsc::channel(AHEAD);
+        let start = self.progress.resume;
+        let bytes = start.head + (body.bytes - start.at);
         let parser = tokio::task::spawn_blocking(move || {
-            let mut emit = |cut| cuts.blocking_send(cut).map_err(|_| Error::internal("the commit has ended"));
-            read::records(encoding, Chunks::new(from_chunks, bytes), Batcher::new(target), &mut emit)
+            let mut give = |cut, next| {
+                cuts.blocking_send((cut, next)).map_err(|_| Error::internal("the commit has ended"))
+            };
+            read::records(encoding, Chunks::new(from_chunks, bytes), target, start, &mut give)
         });
-        let fetch = body.fetch(self.meter.fork(), self.collection.client(), chunks);
+        let fetch = body.fetch(self.meter.fork(), self.collection.client(), start, chunks);
         let (fetched, appended) = futures::join!(fetch, self.append_all(from_cuts));
         let parsed = parser.await.map_err(|e| {
             Error::invalid("body", "the body is damaged: its decoder panicked").with_source(e)
@@ -276,7 +293,7 @@ impl Run<'_> {
     }
 
     /// Whether all that came was appended; else the time is over.
-    async fn append_all(&mut self, mut cuts: mpsc::Receiver<Cut>) -> Result<bool> {
+    async fn append_all(&mut self, mut cuts: mpsc::Receiver<(Cut, Option<Resume>)>) -> Result<bool> {
         let clock = &self.collection.client().seams().clock;
         let stop = self.until.map(|until| {
             let now = clock.elapsed();
@@ -294,12 +311,13 @@ impl Run<'_> {
                 next = cuts.recv() => next,
                 () = clock.sleep(left), if stop.is_some() => return Ok(false),
             };
-            let Some(cut) = next else { return Ok(true) };
-            self.append_next(cut).await?;
+            let Some((cut, next)) = next else { return Ok(true) };
+            self.append_next(cut, next).await?;
         }
     }
 
-    async fn append_next(&mut self, cut: Cut) -> Result<()> {
+    /// Appends a batch; the one after it begins at `next`.
+    async fn append_next(&mut self, cut: Cut, next: Option<Resume>) -> Result<()> {
         let (number, rows) = (self.number, cut.rows());
         self.number += 1;
         if number < self.begun {
@@ -320,6 +338,7 @@ impl Run<'_> {
         self.progress.rows += rows;
         self.progress.batches = number + 1;
         self.progress.position = self.progress.position.max(done.position);
+        self.progress.resume = next.unwrap_or(self.progress.resume);
         // At once: tokens are forgotten, and a commit that is sent again must not put old rows behind newer ones.
         record(self.meter, self.collection.client(), self.key, &self.progress).await
     }

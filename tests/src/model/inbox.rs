@@ -78,16 +78,6 @@ impl Inbox {
         Self { writers: 3, folds: 1, crashes: 0, faults: 0, late: 0, ..Self::small_faults() }
     }
 
-    /// Three writers with everything at once.
-    pub fn full() -> Self {
-        Self { writers: 3, folds: 1, ..Self::small_faults() }
-    }
-
-    /// The same with a retry among them.
-    pub fn full_retry() -> Self {
-        Self { retry: true, ..Self::full() }
-    }
-
     /// The smallest exploration in which `weakening` does harm.
     pub fn weakened(weakening: InboxWeakening) -> Self {
         let of = match weakening {

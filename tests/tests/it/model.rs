@@ -75,15 +75,6 @@ fn combined_appends_hold() {
     }
 }
 
-/// Minutes: by hand, with `--ignored`.
-#[test]
-#[ignore = "takes minutes"]
-fn combined_appends_hold_in_full() {
-    for model in [Inbox::full(), Inbox::full_retry()] {
-        model.checker().threads(2).spawn_dfs().join().assert_properties();
-    }
-}
-
 #[test]
 fn weakened_combining_is_caught() {
     for weakening in InboxWeakening::ALL {

@@ -56,3 +56,21 @@ fn what_no_function_knows_is_refused() {
         assert_eq!(parse(&wrong).unwrap_err().kind(), esker_format::Kind::Invalid, "{wrong}");
     }
 }
+
+#[test]
+fn what_is_said_of_an_event_has_none_of_its_values() {
+    let secret = "eyJhbGciOiJub25lIn0.secret";
+    for (wrong, says) in [
+        (json!({"Records": secret}), "another value is expected"),
+        (
+            json!({"Records": [{"eventSource": "aws:sqs", "messageId": "m", "attributes": secret}]}),
+            "another value",
+        ),
+        (json!({"source": {"token": secret}}), "another value"),
+        (json!({"Records": [{"body": secret}]}), "missing field `eventSource`"),
+        (json!(secret), "another value"),
+    ] {
+        let said = parse(&wrong).unwrap_err().to_string();
+        assert!(said.contains(says) && !said.contains("eyJ"), "{wrong}: {said}");
+    }
+}

@@ -105,7 +105,7 @@ async fn replies_say_whether_to_come_again() {
     use esker_proto::rest::Failure;
     let of = |e: Error| Verdict::of(Failure(e).into_response());
     assert!(
-        matches!(of(Error::invalid("vector", "short")).await, Verdict::Never(e) if e.to_string() == "vector: short")
+        matches!(of(Error::invalid("vector", "short")).await, Verdict::Never(e) if e.to_string() == "vector: short" && e.field() == Some("vector"))
     );
     assert!(matches!(of(Error::new(Kind::Conflict, "another content")).await, Verdict::Never(_)));
     let contended = Error::new(Kind::Conflict, "others").with_retry_after(std::time::Duration::from_secs(1));

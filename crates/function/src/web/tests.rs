@@ -34,6 +34,8 @@ fn web(seams: &Seams) -> Web {
                 slow.clock.sleep(Duration::from_secs(3600)).await;
             }),
         )
+        .route("/v1/collections", get(std::future::pending::<()>).post(std::future::pending::<()>))
+        .route("/v1/collections/{c}/uploads/{token}/commit", post(std::future::pending::<()>))
         .route("/v1/collections/{c}/slow", delete(std::future::pending::<()>));
     Web::new(seams, rest, Routes::default())
 }
@@ -119,6 +121,8 @@ async fn refusals_have_our_form() {
         ("GET", "/v1/broken", 429, "busy"),
         ("GET", "/v1/large", 400, "invalid"),
         ("DELETE", "/v1/collections/docs/slow", 503, "unavailable"),
+        ("GET", "/v1/collections", 503, "unavailable"),
+        ("POST", "/v1/collections", 503, "unknown"),
     ] {
         let reply = ask(v2(method, path)).await;
         assert_eq!(reply["statusCode"], status, "{path}: {reply}");
@@ -139,6 +143,20 @@ async fn a_write_that_is_late_says_under_which_name_to_send_it_again() {
         (&json!("unknown"), &json!("0123456789abcdef0123456789abcdef"))
     );
     assert!(error["message"].as_str().unwrap().contains("200 ms"), "{error}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_commit_that_is_late_is_sent_again_under_its_upload_or_its_key() {
+    let upload = "000102030405060708090a0b0c0d0e0f";
+    let key = "0123456789abcdef0123456789abcdef";
+    for (headers, token) in [(json!({}), upload), (json!({"idempotency-key": key}), key)] {
+        let mut event = v2("POST", &format!("/v1/collections/docs/uploads/{upload}/commit"));
+        event["headers"] = headers;
+        let reply = ask(event).await;
+        assert_eq!(reply["statusCode"], 503, "{reply}");
+        let error = &body(&reply)["error"];
+        assert_eq!((&error["kind"], &error["token"]), (&json!("unknown"), &json!(token)));
+    }
 }
 
 #[tokio::test(start_paused = true)]

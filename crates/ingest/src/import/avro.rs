@@ -111,17 +111,19 @@ impl<R: BufRead> File<R> {
         }
     }
 
-    /// The records of a file that must be of records.
+    /// The records of a file that must be of records. `begin` is asked before each block, with the number of the record that
+    /// comes next, how many of the block's to pass over.
     ///
     /// # Errors
     /// Invalid, naming the field, when its schema is another.
     pub(crate) fn records(
         self,
         batcher: &mut Batcher,
+        begin: &dyn Fn(u64) -> u64,
         emit: &mut dyn FnMut(Cut) -> Result<()>,
     ) -> Result<()> {
         let normaliser = Normaliser::new(&self.schema_json)?;
-        self.encode(&normaliser, batcher, emit)
+        self.encode(&normaliser, batcher, begin, emit)
     }
 
     /// The records of a file whose schema is that of records.
@@ -129,18 +131,24 @@ impl<R: BufRead> File<R> {
         mut self,
         normaliser: &Normaliser,
         batcher: &mut Batcher,
+        begin: &dyn Fn(u64) -> u64,
         emit: &mut dyn FnMut(Cut) -> Result<()>,
     ) -> Result<()> {
-        while let Some(block) = self.next()? {
-            let block = normaliser.block(&block, batcher.next_row())?;
-            if batcher.fits(&block) {
+        loop {
+            let pass = begin(batcher.next_row());
+            let Some(block) = self.next()? else { break };
+            let first = batcher.next_row() - pass;
+            let block = normaliser.block(&block, first)?;
+            if pass == 0 && batcher.fits(&block) {
                 batcher.block(block)?.map_or(Ok(()), &mut *emit)?;
                 continue;
             }
-            let (first, mut rows) = (batcher.next_row(), 0);
+            let mut rows = 0;
             for span in spans(&block.data) {
                 let span = span.map_err(|m| Error::invalid(format!("records[{}]", first + rows), m))?;
-                batcher.encoded(span.bytes)?.map_or(Ok(()), &mut *emit)?;
+                if rows >= pass {
+                    batcher.encoded(span.bytes)?.map_or(Ok(()), &mut *emit)?;
+                }
                 rows += 1;
             }
             if rows != block.rows {

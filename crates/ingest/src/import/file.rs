@@ -152,7 +152,7 @@ pub(crate) fn encode(
         Format::Avro => {
             let mut file = avro::File::open(counted(open(path)?))?;
             match file.normaliser() {
-                Some(normaliser) => file.encode(&normaliser, batcher, emit)?,
+                Some(normaliser) => file.encode(&normaliser, batcher, &|_| 0, emit)?,
                 None => {
                     while let Some(batch) = file.next_batch()? {
                         columns::encode(&batch, inference, batcher, emit)?;

@@ -27,7 +27,12 @@ pub(crate) struct Lines<R> {
 
 impl<R: BufRead> Lines<R> {
     pub(crate) fn new(reader: R) -> Self {
-        Lines { reader, buffer: Vec::new(), number: 0 }
+        Lines::after(reader, 0)
+    }
+
+    /// As if so many had been read.
+    pub(crate) fn after(reader: R, lines: u64) -> Self {
+        Lines { reader, buffer: Vec::new(), number: lines }
     }
 
     /// The next line with its number, from 1.

@@ -12,11 +12,12 @@ use esker_format::schema::{Metric, Settings, VectorType};
 use esker_store::{Location, Seams, StoreEnv, open};
 
 use super::*;
+use crate::batch::Batcher;
 
 /// More than a batch.
 const ROWS: usize = limits::BATCH_ROWS + 500;
 
-const KINDS: [Encoding; 5] =
+pub(super) const KINDS: [Encoding; 5] =
     [Encoding::Json, Encoding::Ndjson, Encoding::Avro, Encoding::FramedAvro, Encoding::Arrow];
 
 fn notes() -> Name {
@@ -32,7 +33,7 @@ async fn store() -> (tempfile::TempDir, Arc<Store>) {
     (folder, store)
 }
 
-fn records(n: usize) -> Vec<Record> {
+pub(super) fn records(n: usize) -> Vec<Record> {
     let record = |i: usize| Record {
         id: format!("r{i}"),
         vector: vec![i as f32, 0.5],
@@ -58,7 +59,7 @@ fn arrow(records: &[Record]) -> Vec<u8> {
     writer.into_inner().unwrap()
 }
 
-fn encoded(kind: Encoding, records: &[Record]) -> Vec<u8> {
+pub(super) fn encoded(kind: Encoding, records: &[Record]) -> Vec<u8> {
     let mut blocks: Vec<(u64, Vec<u8>)> = Vec::new();
     for part in records.chunks(500) {
         let mut block = Vec::new();
@@ -170,6 +171,59 @@ async fn a_commit_without_time_goes_on_where_it_was() {
     }
     assert!(seen.is_sorted(), "{seen:?}");
     assert_eq!(log(&store).await, [limits::BATCH_ROWS; 3]);
+}
+
+/// Each commit reads the part of the body that its batches are in, and no more than a piece ahead.
+#[tokio::test]
+async fn a_commit_that_goes_on_reads_what_is_left() {
+    let (_folder, store) = store().await;
+    let uploads = Uploads::new(store.clone());
+    let all = records(2 * limits::BATCH_ROWS + 500);
+    for (at, kind) in (0..).zip(KINDS) {
+        let body = encoded(kind, &all);
+        let token = uploads.given(body.clone()).await;
+        let collection = store.collection(&Meter::new(), &notes()).await.unwrap();
+        let progress = collection.keys().progress(token);
+        let options = CommitOptions { encoding: kind, key: None, until: Some(Duration::ZERO) };
+        let mut left = body.len() as u64;
+        loop {
+            let meter = Meter::new();
+            let done = uploads.commit(&meter, &notes(), token, &options).await.unwrap();
+            // The log's own reads and the progress are small beside it.
+            let read = meter.io().bytes_read;
+            assert!(read < left + 30_000, "{kind:?}: {read} bytes were read of {left}");
+            if done.done {
+                break;
+            }
+            let (bytes, _) = collection.client().get(&Meter::new(), &progress).await.unwrap().unwrap();
+            let known = Progress::decode(&progress, &bytes).unwrap();
+            assert_eq!((known.resume.batch, known.resume.row), (known.batches, known.rows), "{kind:?}");
+            left = known.resume.head + body.len() as u64 - known.resume.at;
+            assert!(left < body.len() as u64 * 4 / 5, "{kind:?}: {known:?}");
+        }
+        assert_eq!(log(&store).await.len(), 3 * (at + 1), "{kind:?}");
+    }
+    let collection = store.collection(&Meter::new(), &notes()).await.unwrap();
+    let snapshot = collection.snapshot(&Meter::new()).await.unwrap();
+    let found = collection.lookup(&Meter::new(), &snapshot, &["r0", "r20499", "r10000"], 0).await.unwrap();
+    assert!(found.iter().all(Option::is_some));
+}
+
+/// A place in a body is one of that body: a damaged record of progress is no reason to begin elsewhere.
+#[tokio::test]
+async fn a_place_beyond_the_body_is_refused() {
+    let (_folder, store) = store().await;
+    let uploads = Uploads::new(store.clone());
+    let token = uploads.given(encoded(Encoding::Ndjson, &records(2 * limits::BATCH_ROWS))).await;
+    assert!(!uploads.done(token, Encoding::Ndjson, Some(Duration::ZERO)).await.unwrap().done);
+    let collection = store.collection(&Meter::new(), &notes()).await.unwrap();
+    let (client, key) = (collection.client(), collection.keys().progress(token));
+    let (bytes, _) = client.get(&Meter::new(), &key).await.unwrap().unwrap();
+    let mut progress = Progress::decode(&key, &bytes).unwrap();
+    progress.resume.at = 1 << 40;
+    client.overwrite(&Meter::new(), &key, progress.encode().unwrap()).await.unwrap();
+    let e = uploads.done(token, Encoding::Ndjson, None).await.unwrap_err();
+    assert_eq!(e.kind(), Kind::Corrupt, "{e}");
 }
 
 #[tokio::test]
@@ -289,12 +343,13 @@ fn bodies_arrive_in_any_pieces() {
         bytes.chunks(size).for_each(|p| send.try_send(Bytes::copy_from_slice(p)).unwrap());
         drop(send);
         let mut cuts = Vec::new();
-        let mut emit = |cut: Cut| {
+        let mut give = |cut: Cut, _: Option<Resume>| {
             cuts.push(cut);
             Ok(())
         };
         let batcher = Batcher::with_limits(target.clone(), 7, 1 << 20);
-        let ended = read::records(kind, Chunks::new(receive, length as u64), batcher, &mut emit);
+        let chunks = Chunks::new(receive, length as u64);
+        let ended = read::within(kind, chunks, batcher, Resume::default(), &mut give);
         (ended, cuts)
     };
     let all = records(30);
@@ -335,11 +390,15 @@ fn arrow_streams_with_dictionaries_are_read_batch_by_batch() {
     let settings = Settings { dimension: 2, metric: Metric::L2, vector_type: VectorType::F32 };
     let target = Target { collection: "notes-1".parse().unwrap(), settings };
     let mut rows = 0;
-    let mut emit = |cut: Cut| {
+    let mut places = Vec::new();
+    let mut give = |cut: Cut, next: Option<Resume>| {
         assert!(cut.summary.keys.contains_key("section"));
         rows += cut.rows();
+        places.push(next);
         Ok(())
     };
-    read::records(Encoding::Arrow, &bytes[..], Batcher::new(target), &mut emit).unwrap();
-    assert_eq!(rows, 6);
+    let batcher = Batcher::with_limits(target, 2, 1 << 20);
+    read::within(Encoding::Arrow, &bytes[..], batcher, Resume::default(), &mut give).unwrap();
+    assert_eq!((rows, places.len()), (6, 3));
+    assert!(places[0].is_some(), "the dictionary of the first batch is before it");
 }
