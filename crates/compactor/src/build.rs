@@ -9,6 +9,7 @@ mod large;
 mod merge;
 mod order;
 mod spill;
+pub(crate) mod units;
 mod vectors;
 
 use std::sync::{Arc, Mutex};
@@ -35,6 +36,8 @@ use copies::Postings;
 pub(crate) use large::Large;
 pub(crate) use merge::Base;
 use order::Ordered;
+#[cfg(test)]
+pub(crate) use order::floats as floats_of_batch;
 pub(crate) use spill::Spill;
 use vectors::Whole;
 
@@ -100,6 +103,8 @@ pub struct BuiltSegment {
 pub(crate) enum Blob {
     Memory(Bytes),
     Scratch(Arc<dyn ScratchFile>),
+    /// So many, which are in the store already.
+    Placed(u64),
 }
 
 impl Blob {
@@ -107,6 +112,7 @@ impl Blob {
         match self {
             Blob::Memory(bytes) => bytes.len() as u64,
             Blob::Scratch(file) => file.length(),
+            Blob::Placed(length) => *length,
         }
     }
 }

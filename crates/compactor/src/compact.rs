@@ -3,13 +3,14 @@
 
 mod commit;
 mod inputs;
+mod limited;
 mod plan;
 mod tail;
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use esker_format::manifest::Recent;
+use esker_format::manifest::{Manifest, Recent};
 use esker_format::{Error, Kind, Result, SetHash, Version};
 use esker_store::{Collection, Io, Meter, Unfolded};
 use futures::TryStreamExt;
@@ -17,8 +18,10 @@ use futures::TryStreamExt;
 use crate::build::{BuildOptions, Copies, Large, Made, Spill, StopWatch, Target, build_merged};
 use crate::fold::{Fold, Winners};
 use crate::scratch::{MemoryScratch, Scratch};
-use commit::Commit;
-use inputs::{Gathered, Inputs};
+pub(crate) use commit::Commit;
+use inputs::Gathered;
+pub(crate) use inputs::{Inputs, Merged};
+use limited::Limit;
 use tail::Tail;
 
 /// Most rounds of one compaction.
@@ -147,7 +150,7 @@ impl Default for Compactor {
 }
 
 /// How a round ended.
-enum Round {
+pub(crate) enum Round {
     /// And whether the log goes on above what was folded.
     Done(Box<Report>, bool),
     /// Another commit was first; what was made is of no use.
@@ -183,24 +186,25 @@ impl Compactor {
         collection: &Arc<Collection>,
         progress: Listener<'_>,
     ) -> Result<Report> {
-        let (mut report, mut more) = self.commit(meter, collection, progress).await?;
+        let (mut report, mut more) = self.commit(meter, collection, None, progress).await?;
         while more {
-            let (next, still) = self.commit(meter, collection, progress).await?;
+            let (next, still) = self.commit(meter, collection, None, progress).await?;
             (report, more) = (report.and(next), still);
         }
         Ok(report)
     }
 
-    /// One commit, and whether the log goes on above it.
+    /// One commit, of what the limit allows, and whether the log goes on above it.
     async fn commit(
         &self,
         meter: &Meter,
         collection: &Arc<Collection>,
+        limit: Option<&Limit>,
         progress: Listener<'_>,
     ) -> Result<(Report, bool)> {
         let seams = collection.client().seams();
         for round in 0..ROUNDS {
-            let done = self.round(meter, collection, progress).await;
+            let done = self.round(meter, collection, limit, progress).await;
             match done {
                 Ok(Round::Done(mut report, more)) => {
                     report.overtaken = round;
@@ -225,9 +229,10 @@ impl Compactor {
         &self,
         meter: &Meter,
         collection: &Arc<Collection>,
+        limit: Option<&Limit>,
         progress: Listener<'_>,
     ) -> Result<Round> {
-        match self.prepare(meter, collection, progress).await? {
+        match self.prepare(meter, collection, limit, progress).await? {
             Prepared::Nothing(report) => Ok(Round::Done(report, false)),
             Prepared::Ready(commit) => commit.run().await,
         }
@@ -238,17 +243,24 @@ impl Compactor {
         &self,
         meter: &'a Meter,
         collection: &'a Arc<Collection>,
+        limit: Option<&Limit>,
         progress: Listener<'a>,
     ) -> Result<Prepared<'a>> {
         let clock = &collection.client().seams().clock;
         let start = clock.elapsed();
-        let unfolded = collection.unfolded(meter, self.options.memory / INLINE).await?;
+        let mut unfolded = collection.unfolded(meter, self.options.memory / INLINE).await?;
+        if let Some(limit) = limit {
+            limit.cut(&mut unfolded);
+        }
         let manifest = Arc::clone(&unfolded.manifest);
         let now_ms = clock.now_ms();
         let tail = Tail::open(meter, collection, &unfolded, self.options.memory / DECODED).await?;
         let winners = fold(collection, &tail, now_ms).await?;
         check_entries(&unfolded, &winners)?;
-        let merges = plan::merges(&manifest.segments, winners.live_rows);
+        let mut merges = plan::merges(&manifest.segments, winners.live_rows);
+        if let Some(limit) = limit {
+            limit.spare(&manifest, winners.live_rows, &mut merges);
+        }
         if unfolded.tail.is_empty() && !merges.contains(&true) {
             return Ok(Prepared::Nothing(Box::new(nothing(&unfolded))));
         }
@@ -288,7 +300,8 @@ impl Compactor {
             build_ms = ms(clock.elapsed() - merged),
             "compaction made"
         );
-        let commit = Commit { meter, collection, base: manifest, inputs, work, built, progress };
+        let commit =
+            Commit { meter, collection, base: manifest, inputs, work, built, placed: None, progress };
         Ok(Prepared::Ready(Box::new(commit)))
     }
 
@@ -350,7 +363,7 @@ fn is_input_gone(e: &Error, collection: &Collection) -> bool {
 }
 
 /// What a round adds to and takes from the collection.
-struct Work {
+pub(crate) struct Work {
     /// The last entry folded; the watermark when there is none.
     position: u64,
     accepted: SetHash,
@@ -395,23 +408,48 @@ impl Work {
         }
     }
 
-    /// INV-6, before anything is uploaded: what was read is in the new segment or accounted for, and nothing else.
-    fn check(
-        &self,
-        base: &esker_format::manifest::Manifest,
-        inputs: &Inputs,
-        built: Option<&Made>,
-    ) -> Result<()> {
-        let (rows, live) = built.map_or((0, SetHash::default()), |b| (b.rows(), b.hash));
-        if rows != self.rows || live != self.live {
-            return Err(Error::internal("INV-6: the new segment does not hold what was read"));
+    /// A merge of segments alone, to follow `base`.
+    pub(crate) fn merge(base: &Manifest, inputs: &Inputs) -> Self {
+        Work {
+            position: base.watermark,
+            accepted: SetHash::default(),
+            pruned: inputs.pruned(),
+            recent: Vec::new(),
+            more: false,
+            rows: inputs.moved_rows(),
+            live: inputs.moved(),
+            report: Report {
+                segments_in: base.segments.len(),
+                merged: inputs.merged.len(),
+                marked: inputs.marked(),
+                pruned: inputs.marked(),
+                expired: inputs.expired,
+                ..Report::default()
+            },
         }
+    }
+
+    /// INV-6, before anything is uploaded: what was read is in the new segment or accounted for, and nothing else.
+    fn check(&self, base: &Manifest, inputs: &Inputs, built: Option<&Made>) -> Result<()> {
+        self.check_built(built)?;
+        let live = self.live;
         let after = base.hashes.live + self.accepted - self.pruned;
         let all_read = inputs.merged.len() == base.segments.len();
         if all_read && after != live {
             return Err(Error::internal("INV-6: the segments do not hold the rows that the manifest counts"));
         }
         Ok(())
+    }
+}
+
+impl Work {
+    /// The first half of it.
+    pub(crate) fn check_built(&self, built: Option<&Made>) -> Result<()> {
+        let (rows, live) = built.map_or((0, SetHash::default()), |b| (b.rows(), b.hash));
+        match rows == self.rows && live == self.live {
+            true => Ok(()),
+            false => Err(Error::internal("INV-6: the new segment does not hold what was read")),
+        }
     }
 }
 
@@ -437,7 +475,7 @@ fn nothing(snapshot: &Unfolded) -> Report {
 }
 
 /// Runs work that takes seconds of a core without holding up other tasks, where the runtime can.
-fn blocking<T>(work: impl FnOnce() -> T) -> T {
+pub(crate) fn blocking<T>(work: impl FnOnce() -> T) -> T {
     use tokio::runtime::{Handle, RuntimeFlavor};
     match Handle::try_current().map(|h| h.runtime_flavor()) {
         Ok(RuntimeFlavor::MultiThread) => tokio::task::block_in_place(work),

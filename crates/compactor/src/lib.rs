@@ -10,6 +10,7 @@ pub mod compact;
 #[cfg(test)]
 mod fixture;
 pub mod fold;
+mod job;
 mod marks;
 mod parallel;
 pub mod scratch;
@@ -19,4 +20,5 @@ pub mod work;
 pub use build::{BuildOptions, BuiltSegment, Copies, Target, build_segment};
 pub use collect::{CollectOptions, Collected, Collector, Item, Plan, Reason};
 pub use compact::{Compactor, Listener, Options, Progress, Report, Stage};
+pub use job::Steps;
 pub use scratch::{DirectoryScratch, MemoryScratch, Scratch, ScratchFile};

@@ -12,10 +12,10 @@ use esker_format::{CollectionId, Error, Kind, Name, Result, Seq, limits};
 use esker_store::{Collection, Io, Meter, Store};
 use serde::Serialize;
 
-use crate::{Collector, Compactor, Report};
+use crate::{Collector, Compactor, Report, Steps};
 
 /// Nothing is begun with less time than this left: a small fold takes some seconds over a slow store.
-const LEAST: Duration = Duration::from_secs(5);
+const LEAST: Duration = Duration::from_secs(3);
 
 /// The collections that marks name, each with the last entry that one was put for. One LIST.
 ///
@@ -103,6 +103,16 @@ pub enum Outcome {
         /// Bytes of new objects.
         bytes_written: u64,
     },
+    /// A merge that takes longer than there was time has come further: the next to be woken goes on with it.
+    Stepped {
+        /// How far it is.
+        #[serde(flatten)]
+        steps: Steps,
+        /// Log entries that were folded before.
+        folded_entries: u64,
+        /// Their rows, without tombstones.
+        folded_rows: u64,
+    },
     /// There was nothing to fold.
     Nothing,
     /// What no version needs was deleted.
@@ -182,7 +192,7 @@ impl Worker {
     }
 
     /// Works on one collection after the other until the clock's `elapsed` is `until`. What is under way then is dropped: it
-    /// has committed or left garbage behind.
+    /// has committed or left garbage behind, or what others go on with.
     pub async fn work(&self, names: Vec<Name>, task: Task, until: Duration) -> BTreeMap<Name, Outcome> {
         let clock = &self.store.client().seams().clock;
         let mut outcomes = BTreeMap::new();
@@ -195,7 +205,7 @@ impl Worker {
             let meter = Meter::new();
             let done = tokio::select! {
                 biased;
-                done = self.one(&meter, &name, task) => done,
+                done = self.one(&meter, &name, task, until) => done,
                 () = tokio::task::unconstrained(clock.sleep(left)) => Ok(Outcome::Left),
             };
             let outcome = done.unwrap_or_else(failed);
@@ -205,7 +215,7 @@ impl Worker {
         outcomes
     }
 
-    async fn one(&self, meter: &Meter, name: &Name, task: Task) -> Result<Outcome> {
+    async fn one(&self, meter: &Meter, name: &Name, task: Task, until: Duration) -> Result<Outcome> {
         if task == Task::Collect {
             let (mut deleted, mut stubbed, mut bytes) = (0, 0, 0);
             for life in lives(meter, &self.store, name).await? {
@@ -226,7 +236,10 @@ impl Worker {
         if task == Task::FoldLong && !is_long(tail.len() as u64, bytes) {
             return Ok(Outcome::Nothing);
         }
-        let report = self.compactor.compact(meter, &collection, &|_| {}).await?;
+        let (report, steps) = self.compactor.compact_until(meter, &collection, until, &|_| {}).await?;
+        if let Some(steps) = steps {
+            return stepped(&report, steps);
+        }
         if !report.committed {
             // A mark that was put after its entry had been folded would wake us for ever.
             if let Some(manifest) = collection.last_seen() {
@@ -249,6 +262,16 @@ fn folded(report: &Report) -> Outcome {
     }
 }
 
+fn stepped(report: &Report, steps: Steps) -> Result<Outcome> {
+    if let Some(tries) = steps.stuck {
+        let message = format!("a merge in steps is at `{}` and was there {tries} times before", steps.stage);
+        return Err(Error::new(Kind::Unavailable, message)
+            .with_hint("give the function more time or memory: a piece of the work does not fit"));
+    }
+    let Report { folded_entries, folded_rows, .. } = *report;
+    Ok(Outcome::Stepped { steps, folded_entries, folded_rows })
+}
+
 fn failed(e: Error) -> Outcome {
     match e.kind() {
         // Dropped since the mark was put; or others are at it.
@@ -263,15 +286,23 @@ fn say(name: &Name, outcome: &Outcome, io: Io) {
         Outcome::Folded { folded_rows, bytes_written, .. } => {
             ("folded", Some(*folded_rows), Some(*bytes_written), None)
         }
+        Outcome::Stepped { folded_rows, .. } => ("stepped", Some(*folded_rows), None, None),
         Outcome::Nothing => ("nothing", None, None, None),
         Outcome::Collected { bytes, .. } => ("collected", None, Some(*bytes), None),
         Outcome::Left => ("left", None, None, None),
         Outcome::Failed { error, .. } => ("failed", None, None, Some(error.as_str())),
     };
+    let steps = match outcome {
+        Outcome::Stepped { steps, .. } => Some(steps),
+        _ => None,
+    };
     tracing::info!(
         target: "esker::work",
         collection = %name,
         outcome = word,
+        stage = steps.map(|steps| steps.stage),
+        done = steps.map(|steps| steps.done),
+        total = steps.map(|steps| steps.total),
         rows,
         bytes,
         error,

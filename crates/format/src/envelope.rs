@@ -44,10 +44,12 @@ pub enum Kind {
     Pin,
     /// How far the commit of an upload is.
     Progress,
+    /// Something that a step of a merge made.
+    Work,
 }
 
 /// All kinds with their four letters.
-pub const KINDS: [(Kind, [u8; 4]); 9] = [
+pub const KINDS: [(Kind, [u8; 4]); 10] = [
     (Kind::Manifest, *b"MANI"),
     (Kind::Stub, *b"STUB"),
     (Kind::Head, *b"HEAD"),
@@ -57,6 +59,7 @@ pub const KINDS: [(Kind, [u8; 4]); 9] = [
     (Kind::Store, *b"STOR"),
     (Kind::Pin, *b"PINS"),
     (Kind::Progress, *b"PROG"),
+    (Kind::Work, *b"WORK"),
 ];
 
 /// A required feature: a reader that does not know a set bit refuses the object.

@@ -159,9 +159,17 @@ impl Keys {
     pub fn pin(&self, version: Version, token: Token) -> String {
         format!("{}pins/{version:020}-{token}", self.prefix)
     }
-    /// `work/{base}-{token}`: state of a compaction that resumes.
+    /// `work/{base}-{token}`: the mark by which a collection learns the store's time.
     pub fn work(&self, made: Made) -> String {
         format!("{}work/{made}", self.prefix)
+    }
+    /// `work/{base}-{token}/`: everything that a merge in steps made so far.
+    pub fn job_prefix(&self, made: Made) -> String {
+        format!("{}work/{made}/", self.prefix)
+    }
+    /// `work/{base}-{token}/{name}`: something that a step of a merge made. Names are of `a` to `z`, digits and `-`.
+    pub fn job(&self, made: Made, name: &str) -> String {
+        format!("{}work/{made}/{name}", self.prefix)
     }
 }
 
@@ -216,7 +224,7 @@ pub enum Part {
     Inbox(Seq, Token),
     /// A lease.
     Pin(Version, Token),
-    /// Compaction state.
+    /// A collection's mark, or something of a merge in steps.
     Work(Made),
     /// A body that a client put.
     Upload(Token),
@@ -267,7 +275,14 @@ fn parse(key: &str) -> Option<Key> {
             let (seq, token) = pair(name.strip_suffix(".avro")?)?;
             Part::Body(parse_descending(&seq)?, token.parse().ok()?)
         }
-        "work" => Part::Work(Made::parse(name)?),
+        "work" => {
+            let (made, of_job) = name.split_once('/').map_or((name, None), |(made, name)| (made, Some(name)));
+            let is_name = |name: &str| {
+                !name.is_empty()
+                    && name.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-')
+            };
+            of_job.is_none_or(is_name).then_some(Part::Work(Made::parse(made)?))?
+        }
         "upload" => match name.strip_suffix(".progress") {
             Some(token) => Part::Progress(token.parse().ok()?),
             None => Part::Upload(name.parse().ok()?),

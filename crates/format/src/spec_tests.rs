@@ -102,6 +102,7 @@ fn keys_page() {
         k.inbox(1, made.token),
         k.pin(1, made.token),
         k.work(made),
+        k.job(made, "notes"),
         k.upload(made.token),
         k.progress(made.token),
     ];

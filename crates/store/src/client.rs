@@ -24,6 +24,7 @@ use crate::seams::Seams;
 mod error;
 mod hedge;
 mod list;
+mod parts;
 mod put_by;
 mod upload;
 

@@ -10,6 +10,7 @@ use esker_format::{Error, Kind, Result};
 use object_store::aws::{AmazonS3, AmazonS3Builder, AmazonS3ConfigKey, S3ConditionalPut};
 use object_store::list::PaginatedListStore;
 use object_store::memory::InMemory;
+use object_store::multipart::MultipartStore;
 use object_store::path::Path;
 use object_store::signer::Signer;
 use object_store::{ClientOptions, ObjectStore, RetryConfig};
@@ -130,6 +131,8 @@ pub struct Backend {
     pub pages: Option<Arc<dyn PaginatedListStore>>,
     /// What every key starts with.
     pub prefix: Path,
+    /// Uploads in parts that outlive a process, where the store has them.
+    pub(crate) parts: Option<Arc<dyn MultipartStore>>,
     /// Signs requests for those who have no credentials; a bucket can.
     pub(crate) signer: Option<Arc<dyn Signer>>,
     /// A directory, whose puts leave temporary files behind when their process dies.
@@ -139,12 +142,25 @@ pub struct Backend {
 impl Backend {
     /// A store with nothing special about its listings, keys used as they are.
     pub fn new(objects: Arc<dyn ObjectStore>) -> Self {
-        Backend { objects, pages: None, prefix: Path::default(), signer: None, directory: None }
+        Backend { objects, pages: None, prefix: Path::default(), parts: None, signer: None, directory: None }
     }
 
     /// A store that lists page by page.
     pub fn paged<S: ObjectStore + PaginatedListStore>(store: Arc<S>, prefix: Path) -> Self {
-        Backend { objects: store.clone(), pages: Some(store), prefix, signer: None, directory: None }
+        Backend {
+            objects: store.clone(),
+            pages: Some(store),
+            prefix,
+            parts: None,
+            signer: None,
+            directory: None,
+        }
+    }
+
+    /// The same store, whose uploads in parts can be resumed through `parts`.
+    #[must_use]
+    pub fn with_parts(self, parts: Arc<dyn MultipartStore>) -> Self {
+        Backend { parts: Some(parts), ..self }
     }
 }
 
@@ -170,7 +186,8 @@ pub fn open(location: &Location, env: &StoreEnv, create: bool) -> Result<Backend
                 Error::invalid("store", format!("`{prefix}` cannot be a prefix of keys: {e}"))
             })?;
             let s3 = Arc::new(s3);
-            Ok(Backend { signer: Some(s3.clone()), ..Backend::paged(s3, prefix) })
+            let backend = Backend::paged(s3.clone(), prefix).with_parts(s3.clone());
+            Ok(Backend { signer: Some(s3), ..backend })
         }
     }
 }

@@ -1,6 +1,8 @@
 //! How far a query must probe, and how many rows it must rerank, to meet a recall: measured on rows of the segment that
 //! are asked as queries (INDEX §2).
 
+use std::ops::Range;
+
 use esker_format::Result;
 use esker_format::segment::index::{Calibration, ORDINALS_BYTES};
 use esker_index::{Bound, CodeQuery, Codes, Metric, Neighbours, RECALLS, Rotation, Run, Seconds, SplitMix};
@@ -27,13 +29,13 @@ const STEPS: usize = 1000;
 
 /// What a query needs to find one of its true neighbours.
 #[derive(Debug, Clone, Copy, PartialEq)]
-struct Need {
+pub(super) struct Need {
     /// b: the score of the 10th neighbour − the score of this one's leaf.
-    margin: f32,
+    pub(super) margin: f32,
     /// δ: the best score of a leaf − the score of this one's leaf, or of that of its copy.
-    reach: f32,
+    pub(super) reach: f32,
     /// Its place by estimate, from 1; rows of equal estimate, which are as good as always equal, share one.
-    rank: u32,
+    pub(super) rank: u32,
 }
 
 /// Rows that are asked, and their true neighbours.
@@ -68,10 +70,26 @@ impl Truth {
         leaf_starts: &[u32],
         options: BuildOptions,
     ) -> [Calibration; 4] {
+        let needs = self.needs(coded, leaf_starts, 0..self.asked.len(), options);
+        RECALLS.map(|min_recall| limits(&needs, min_recall))
+    }
+
+    /// What was found before: the rows that are asked, their vectors, and their neighbours.
+    pub(super) fn of(metric: Metric, asked: Vec<u32>, queries: Vec<f32>, neighbours: Neighbours) -> Truth {
+        Truth { metric, asked, queries, neighbours }
+    }
+
+    /// What some of the rows that are asked need.
+    pub(super) fn needs(
+        &self,
+        coded: &Coded,
+        leaf_starts: &[u32],
+        queries: Range<usize>,
+        options: BuildOptions,
+    ) -> Vec<Need> {
         let rotation = Rotation::new(coded.seed, coded.dimension());
         let sample = Sample { coded, leaf_starts, metric: self.metric, rotation };
-        let needs = self.each(options.threads, |own, query, nearest| sample.needs_of(own, query, nearest));
-        RECALLS.map(|min_recall| limits(&needs, min_recall))
+        self.each(queries, options.threads, |own, query, nearest| sample.needs_of(own, query, nearest))
     }
 
     /// How many leaves must be probed for a share of the neighbours, if rows are in their own leaf only, and if each is in a
@@ -84,7 +102,7 @@ impl Truth {
         share: f64,
         threads: usize,
     ) -> (u32, u32) {
-        let places = self.each(threads, |_, query, nearest| {
+        let places = self.each(0..self.asked.len(), threads, |_, query, nearest| {
             let scores = coded.centroids.scores(self.metric, query);
             let place = |leaf: usize| scores.iter().filter(|score| **score > scores[leaf]).count() as u32 + 1;
             let of = |(_, row): &(f32, u32)| {
@@ -102,18 +120,20 @@ impl Truth {
         (needed(places.iter().map(|p| p.0).collect()), needed(places.iter().map(|p| p.1).collect()))
     }
 
-    /// What `of` says of each row that is asked, with its vector and its neighbours and their scores.
+    /// What `of` says of some of the rows that are asked, with the vector of each and its neighbours and their scores.
     fn each<T: Send + Clone>(
         &self,
+        queries: Range<usize>,
         threads: usize,
         of: impl Fn(u32, &[f32], &[(f32, u32)]) -> Vec<T> + Sync,
     ) -> Vec<T> {
         let d = self.queries.len() / self.asked.len().max(1);
-        let mut found: Vec<Vec<T>> = vec![Vec::new(); self.asked.len().div_ceil(BLOCK)];
-        let of = &of;
+        let mut found: Vec<Vec<T>> = vec![Vec::new(); queries.len().div_ceil(BLOCK)];
+        let (of, start, end) = (&of, queries.start, queries.end);
         let tasks = found.iter_mut().enumerate().map(|(block, out)| {
             Box::new(move || {
-                for query in block * BLOCK..self.asked.len().min((block + 1) * BLOCK) {
+                let first = start + block * BLOCK;
+                for query in first..end.min(first + BLOCK) {
                     let own = self.asked[query];
                     let nearest = self.neighbours.nearest(query, own, K);
                     out.extend(of(own, &self.queries[query * d..][..d], &nearest));
@@ -126,7 +146,7 @@ impl Truth {
 }
 
 /// Ordinals of the rows that are asked: one from each of equal stretches.
-fn asked(rows: usize, d: usize, seed: u64) -> Vec<u32> {
+pub(super) fn asked(rows: usize, d: usize, seed: u64) -> Vec<u32> {
     let affordable = (VALUES / (rows * d).max(1)).clamp(LEAST_QUERIES, MOST_QUERIES);
     let count = affordable.min(rows);
     let mut random = SplitMix::new(seed);
@@ -221,7 +241,7 @@ impl Sample<'_> {
 
 /// The limits that a share `r` of the neighbours meet all at once: each is its own r-quantile first, then all are raised
 /// together until that holds.
-fn limits(needs: &[Need], r: f32) -> Calibration {
+pub(super) fn limits(needs: &[Need], r: f32) -> Calibration {
     let sorted = |value: fn(&Need) -> f32| {
         let mut values: Vec<f32> = needs.iter().map(value).collect();
         values.sort_unstable_by(f32::total_cmp);

@@ -33,9 +33,9 @@ use crate::scratch::{Chunks, Scratch, ScratchFile, Spooling, broken, copy, range
 
 /// The vectors of a bucket take at most this share of the memory: they are held three times as it is put in order, while
 /// the one before is written.
-const BUCKET_SHARE: u64 = 16;
+pub(super) const BUCKET_SHARE: u64 = 16;
 /// Rows encoded as one task: whole groups.
-const ENCODE_ROWS: usize = 32 * GROUP;
+pub(super) const ENCODE_ROWS: usize = 32 * GROUP;
 /// Rows of a column read at once.
 const COLUMN_ROWS: usize = 8192;
 /// Passes over the rows that report progress.

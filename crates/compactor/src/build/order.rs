@@ -19,7 +19,7 @@ use crate::parallel::{self, Task};
 pub(super) const CHUNK: usize = 8192;
 
 /// The rows to be built, vectors apart from the other columns.
-pub(super) struct Source {
+pub(crate) struct Source {
     vectors: Vectors,
     dimension: usize,
     /// Columns but the vector, by batch.
@@ -137,7 +137,7 @@ impl Source {
 }
 
 /// The vectors of a batch, n·d values.
-pub(super) fn floats(batch: &RecordBatch, settings: &Settings) -> Result<Vec<f32>> {
+pub(crate) fn floats(batch: &RecordBatch, settings: &Settings) -> Result<Vec<f32>> {
     let vectors = values(batch.column(VECTOR_COLUMN), batch.num_rows() * settings.dimension as usize)?;
     Ok(match settings.vector_type {
         VectorType::F32 => vectors.as_primitive::<Float32Type>().values().to_vec(),

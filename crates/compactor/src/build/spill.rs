@@ -18,9 +18,9 @@ use crate::scratch::{Scratch, ScratchFile, broken, range};
 /// Vectors that are written, read and worked on at once take this share of the memory …
 const BLOCK_SHARE: u64 = 32;
 /// … and at least and at most this many bytes.
-const BLOCK_BYTES: (u64, u64) = (1 << 20, 16 << 20);
+const BLOCK_BYTES: (u64, u64) = (1 << 20, 32 << 20);
 /// Most rows of a block.
-const BLOCK_ROWS: usize = 8192;
+const BLOCK_ROWS: usize = 16_384;
 /// The sample takes at most this share of the memory …
 const SAMPLE_SHARE: u64 = 4;
 /// … and has at least and at most this many rows.
@@ -57,13 +57,7 @@ impl Blocks {
     }
 
     pub(super) fn push(&mut self, batch: &RecordBatch) -> Result<()> {
-        let mut bytes = Vec::new();
-        let mut write = || -> Result<(), ArrowError> {
-            let mut writer = StreamWriter::try_new(&mut bytes, &batch.schema())?;
-            writer.write(batch)?;
-            writer.finish()
-        };
-        write().map_err(|e| Error::internal("rows cannot be kept aside").with_source(e))?;
+        let bytes = to_bytes(batch)?;
         let at = self.file.append(&bytes).map_err(broken)?;
         self.blocks.push(Block { at, length: bytes.len(), rows: batch.num_rows() });
         Ok(())
@@ -73,17 +67,38 @@ impl Blocks {
     pub(super) fn read(&self) -> impl Iterator<Item = Result<RecordBatch>> + '_ {
         self.blocks.iter().map(|block| {
             let bytes = range(&*self.file, block.at, block.length).map_err(broken)?;
-            let wrong =
-                |e: ArrowError| Error::internal("rows that were kept aside do not read back").with_source(e);
-            // The columns stay where they were read to.
-            let batch = StreamDecoder::new().decode(&mut Buffer::from(bytes)).map_err(wrong)?;
-            let batch = batch.ok_or_else(|| Error::internal("rows that were kept aside are gone"))?;
-            match batch.num_rows() == block.rows {
-                true => Ok(batch),
-                false => Err(Error::internal("other rows were kept aside than read back")),
-            }
+            from_bytes(Buffer::from(bytes), block.rows)
         })
     }
+}
+
+/// Rows as they are kept aside.
+pub(super) fn to_bytes(batch: &RecordBatch) -> Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    let mut write = || -> Result<(), ArrowError> {
+        let mut writer = StreamWriter::try_new(&mut bytes, &batch.schema())?;
+        writer.write(batch)?;
+        writer.finish()
+    };
+    write().map_err(|e| Error::internal("rows cannot be kept aside").with_source(e))?;
+    Ok(bytes)
+}
+
+/// So many rows that were kept aside. The columns stay where they were read to.
+pub(super) fn from_bytes(mut bytes: Buffer, rows: usize) -> Result<RecordBatch> {
+    let wrong = |e: ArrowError| Error::internal("rows that were kept aside do not read back").with_source(e);
+    let batch = StreamDecoder::new().decode(&mut bytes).map_err(wrong)?;
+    let batch = batch.ok_or_else(|| Error::internal("rows that were kept aside are gone"))?;
+    match batch.num_rows() == rows {
+        true => Ok(batch),
+        false => Err(Error::internal("other rows were kept aside than read back")),
+    }
+}
+
+/// Most rows of a sample for training.
+pub(super) fn sample_rows(settings: &Settings, memory: u64) -> u64 {
+    let rows = memory / SAMPLE_SHARE / (4 * u64::from(settings.dimension.max(1)));
+    rows.clamp(SAMPLE_ROWS.0, SAMPLE_ROWS.1)
 }
 
 /// Rows in the order of their numbers, and a sample of their vectors.
@@ -101,14 +116,13 @@ pub(crate) struct Spill {
 impl Spill {
     /// No rows yet. The sample takes a quarter of `memory`.
     pub(crate) fn new(settings: &Settings, memory: u64, seed: u64, scratch: &dyn Scratch) -> Result<Self> {
-        let sample_rows = memory / SAMPLE_SHARE / (4 * u64::from(settings.dimension.max(1)));
         Ok(Spill {
             settings: settings.clone(),
             step: block_rows(settings.stride(), memory),
             blocks: Blocks::new(scratch)?,
             rows: 0,
             sample: Vec::new(),
-            sample_rows: sample_rows.clamp(SAMPLE_ROWS.0, SAMPLE_ROWS.1),
+            sample_rows: sample_rows(settings, memory),
             random: SplitMix::new(seed),
         })
     }

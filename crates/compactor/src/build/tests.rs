@@ -265,6 +265,7 @@ fn build_large(batches: &[RecordBatch], settings: &Settings, memory: u64, thread
     let read = |blob: &Blob| match blob {
         Blob::Memory(bytes) => bytes.clone(),
         Blob::Scratch(file) => range(&**file, 0, file.length() as usize).unwrap().into(),
+        Blob::Placed(_) => panic!("nothing was sent"),
     };
     assert_eq!(made.header.len() as u64, made.summary.header_len);
     BuiltSegment {

@@ -1,5 +1,6 @@
 //! The vectors of a segment by ordinal, wherever they are.
 
+use arrow::buffer::MutableBuffer;
 use esker_format::Result;
 use esker_format::schema::{Settings, VectorType};
 use esker_format::segment::PAGE_ROWS;
@@ -62,19 +63,38 @@ impl InFile<'_> {
     pub(super) fn each_stored(&self, mut see: impl FnMut(usize, &[f32], &[u8]) -> Result<()>) -> Result<()> {
         let step = block_rows(self.settings.stride(), self.memory).next_multiple_of(PAGE_ROWS as usize);
         let blocks = (0..self.rows()).step_by(step).map(|first| self.block(first, step));
-        parallel::ahead(self.threads, blocks, |(first, vectors, stored)| see(first, &vectors, &stored))
+        parallel::ahead(self.threads, blocks, |block| {
+            see(block.first, block.vectors(), block.stored.as_slice())
+        })
     }
 
     /// Up to `step` rows from `first` on, which start a page.
-    fn block(&self, first: usize, step: usize) -> Result<(usize, Vec<f32>, Vec<u8>)> {
-        let (rows, per_page) = (self.rows(), PAGE_ROWS as usize);
-        let mut stored = Vec::with_capacity(step.min(rows - first) * self.settings.stride());
-        for page in (first..(first + step).min(rows)).step_by(per_page) {
-            let start = self.layout.vector_range(page as u32).start;
-            let end = self.layout.page_range((page / per_page) as u32).end;
-            stored.extend(range(self.file, start, (end - start) as usize).map_err(broken)?);
+    fn block(&self, first: usize, step: usize) -> Result<Block> {
+        let (rows, per_page) = (step.min(self.rows() - first), PAGE_ROWS as usize);
+        let mut stored = MutableBuffer::from_len_zeroed(rows * self.settings.stride());
+        let pages = stored.as_slice_mut().chunks_mut(per_page * self.settings.stride());
+        for (page, out) in (first..).step_by(per_page).zip(pages) {
+            self.file.read(self.layout.vector_range(page as u32).start, out).map_err(broken)?;
         }
-        Ok((first, floats_of(&stored, self.settings), stored))
+        let converted = match self.settings.vector_type {
+            VectorType::F32 if cfg!(target_endian = "little") => None,
+            _ => Some(floats_of(stored.as_slice(), self.settings)),
+        };
+        Ok(Block { first, stored, converted })
+    }
+}
+
+/// Rows that were read.
+struct Block {
+    first: usize,
+    stored: MutableBuffer,
+    /// The vectors, unless they are stored as they are used.
+    converted: Option<Vec<f32>>,
+}
+
+impl Block {
+    fn vectors(&self) -> &[f32] {
+        self.converted.as_deref().unwrap_or_else(|| self.stored.typed_data())
     }
 }
 
@@ -95,7 +115,7 @@ impl Vectors for InFile<'_> {
 }
 
 /// Stored vectors as f32.
-fn floats_of(stored: &[u8], settings: &Settings) -> Vec<f32> {
+pub(super) fn floats_of(stored: &[u8], settings: &Settings) -> Vec<f32> {
     match settings.vector_type {
         VectorType::F32 => {
             stored.chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect()

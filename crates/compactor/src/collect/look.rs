@@ -1,6 +1,6 @@
 //! What lies in the store, how old it is by the store's own clock, and which floors follow.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -20,6 +20,8 @@ const SPARE: usize = 128;
 pub(super) const STUB_BYTES: u64 = 320;
 /// A temporary file that was not written to for this long is one of a process that died.
 const TEMPORARY: Duration = Duration::from_secs(60 * 60);
+/// A merge in steps of which nothing was written for this long is given up: a day, as for uploads.
+const JOB_MS: i64 = limits::UPLOAD_RETENTION_MS;
 
 /// An empty object, put to learn what time it is in the store.
 pub(super) struct Mark {
@@ -247,6 +249,7 @@ impl Look {
                     let reason = Reason::Unreachable { base: made.base, floor: floors.base };
                     add(listed, Object::Upload(made), reason);
                 }
+                Part::Work(_) if job(&listed.key).is_some() => {}
                 Part::Work(made) if made.base < floors.base && mark.is_none_or(|m| m.key != listed.key) => {
                     add(listed, Object::Plain, Reason::Work { base: made.base });
                 }
@@ -279,6 +282,17 @@ impl Look {
         let dead = self.now_ms.saturating_sub(millis(TEMPORARY));
         for listed in listings.temporary.iter().filter(|l| l.modified_ms <= dead) {
             add(listed, Object::Temporary, Reason::Temporary);
+        }
+        let mut newest = BTreeMap::new();
+        for (made, listed) in listings.work.iter().filter_map(|l| Some((job(&l.key)?, l))) {
+            let at = newest.entry(made).or_insert(listed.modified_ms);
+            *at = listed.modified_ms.max(*at);
+        }
+        let idle = self.now_ms.saturating_sub(JOB_MS);
+        for listed in &listings.work {
+            if job(&listed.key).is_some_and(|made| newest[&made] <= idle) {
+                add(listed, Object::Plain, Reason::Job);
+            }
         }
         for listed in &listings.uploads {
             let (days, reason) = match part(&listed.key)? {
@@ -331,6 +345,14 @@ impl Look {
     }
 }
 
+/// The merge in steps that an object under `work/` is of; none of a mark.
+fn job(key: &str) -> Option<Made> {
+    match Key::parse(key.rsplit_once('/')?.0) {
+        Ok(Key::Of(_, Part::Work(made))) => Some(made),
+        _ => None,
+    }
+}
+
 /// Whether an object may go under these floors already.
 fn is_below(reason: &Reason, floors: &Floors) -> bool {
     match reason {
@@ -338,7 +360,8 @@ fn is_below(reason: &Reason, floors: &Floors) -> bool {
         Reason::Offer { tail, .. } => append::is_past(*tail, floors.wal),
         Reason::Unreachable { base, .. } | Reason::Work { base } => *base < floors.base,
         Reason::Version { version, .. } => *version < floors.version,
-        Reason::Pin { .. } | Reason::Temporary | Reason::Upload | Reason::Progress | Reason::Dropped => true,
+        Reason::Pin { .. } | Reason::Temporary | Reason::Job => true,
+        Reason::Upload | Reason::Progress | Reason::Dropped => true,
     }
 }
 

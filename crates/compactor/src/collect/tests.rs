@@ -3,6 +3,7 @@ use std::time::SystemTime;
 
 use esker_format::avro::container::Block;
 use esker_format::avro::encode_record;
+use esker_format::keys::Made;
 use esker_format::manifest::Stub;
 use esker_format::record::{Op, RecordRef};
 use esker_format::schema::{Metric, Settings, VectorType};
@@ -130,4 +131,26 @@ async fn uploads_go_after_a_day_and_their_progress_after_two() {
 fn reasons_are_sentences() {
     let reason = Reason::Pin { version: 3, owner: "export".to_owned(), released: false };
     assert_eq!(reason.to_string(), "the pin of export on version 3 has expired");
+}
+
+#[tokio::test]
+async fn a_merge_in_steps_goes_when_nobody_went_on_with_it_for_a_day() {
+    let (folder, notes) = directory().await;
+    let (idle, busy) = (Made { base: 0, token: Token(1) }, Made { base: 0, token: Token(2) });
+    let at = |made, name: &str| folder.path().join(notes.keys().job(made, name));
+    for (made, name, hours) in
+        [(idle, "job", 30), (idle, "part-1", 25), (busy, "job", 30), (busy, "part-1", 1)]
+    {
+        std::fs::create_dir_all(at(made, name).parent().unwrap()).unwrap();
+        let file = File::create(at(made, name)).unwrap();
+        #[expect(clippy::disallowed_methods, reason = "the age of a file")]
+        file.set_modified(SystemTime::now() - hours * HOUR).unwrap();
+    }
+    let collector = Collector::new(CollectOptions { retain: HOUR, grace: Duration::ZERO });
+    let plan = collector.plan(&Meter::new(), &notes).await.unwrap();
+    let items: Vec<_> = plan.items.iter().map(|i| (i.key.clone(), &i.reason)).collect();
+    let keys = ["job", "part-1"].map(|name| notes.keys().job(idle, name));
+    assert_eq!(items, keys.map(|key| (key, &Reason::Job)));
+    collector.run(&Meter::new(), &notes, &|_| {}).await.unwrap();
+    assert!(!at(idle, "job").exists() && at(busy, "job").exists() && at(busy, "part-1").exists());
 }

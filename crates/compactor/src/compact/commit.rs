@@ -24,14 +24,16 @@ use crate::scratch::{ScratchFile, broken, range};
 const CARRIES: u32 = 8;
 
 /// A round whose result is made and not yet uploaded.
-pub(super) struct Commit<'a> {
-    pub(super) meter: &'a Meter,
-    pub(super) collection: &'a Arc<Collection>,
-    pub(super) base: Arc<Manifest>,
-    pub(super) inputs: Inputs,
-    pub(super) work: Work,
-    pub(super) built: Option<build::Made>,
-    pub(super) progress: Listener<'a>,
+pub(crate) struct Commit<'a> {
+    pub(crate) meter: &'a Meter,
+    pub(crate) collection: &'a Arc<Collection>,
+    pub(crate) base: Arc<Manifest>,
+    pub(crate) inputs: Inputs,
+    pub(crate) work: Work,
+    pub(crate) built: Option<build::Made>,
+    /// Where what is built lies already.
+    pub(crate) placed: Option<Made>,
+    pub(crate) progress: Listener<'a>,
 }
 
 /// Objects to be uploaded, by key.
@@ -41,10 +43,10 @@ type Objects = Vec<(String, Bytes)>;
 const PART: usize = 1 << 20;
 
 impl Commit<'_> {
-    pub(super) async fn run(mut self) -> Result<Round> {
+    pub(crate) async fn run(mut self) -> Result<Round> {
         let token = self.collection.client().seams().token();
         let base = self.base.version;
-        let made = Made { base, token };
+        let made = self.placed.unwrap_or(Made { base, token });
         let (mut objects, mut copies) = (Objects::new(), Vec::new());
         let (mut add, mut parts) = (Vec::new(), Vec::new());
         if let Some(built) = &self.built {
@@ -53,6 +55,7 @@ impl Commit<'_> {
                 match blob {
                     Blob::Memory(bytes) => objects.push((key, bytes.clone())),
                     Blob::Scratch(file) => copies.push((key, Arc::clone(file))),
+                    Blob::Placed(_) => {}
                 }
             }
             add.push(segment(made, built));
@@ -130,7 +133,7 @@ impl Commit<'_> {
             let reader = SegmentReader::open(self.collection, self.meter, now, None).await?;
             let theirs = reader.deleted();
             if let Some(m) = self.inputs.merged.iter().find(|m| m.reader.segment().made == input.made) {
-                for ordinal in theirs - m.reader.deleted() {
+                for ordinal in theirs - &m.deleted {
                     match (m.dropped.get(&ordinal), m.moved.binary_search(&ordinal)) {
                         // Theirs counts it as pruned.
                         (Some(hash), _) => publish.pruned = publish.pruned - *hash,

@@ -10,6 +10,7 @@ use esker_format::{Result, SetHash};
 use esker_store::segment::all_columns;
 use esker_store::{Collection, Meter, SegmentReader, Unfolded};
 use futures::{StreamExt, TryStreamExt, stream};
+use roaring::RoaringBitmap;
 
 use super::{Listener, Progress, Stage, blocking};
 use crate::build::{Base, Spill};
@@ -18,13 +19,13 @@ use crate::marks::{self, Marks, hash_of};
 use crate::versions::Versions;
 
 /// What a compaction read of older segments.
-pub(super) struct Inputs {
+pub(crate) struct Inputs {
     /// Every segment that the commit depends on, as in the manifest it started from.
-    pub(super) segments: Vec<Segment>,
-    pub(super) merged: Vec<Merged>,
-    pub(super) kept: Vec<Kept>,
+    pub(crate) segments: Vec<Segment>,
+    pub(crate) merged: Vec<Merged>,
+    pub(crate) kept: Vec<Kept>,
     /// Rows of merged segments that had expired.
-    pub(super) expired: u64,
+    pub(crate) expired: u64,
 }
 
 /// Where rows wait until they are built.
@@ -55,20 +56,22 @@ impl Gathered {
 }
 
 /// A segment that is rewritten.
-pub(super) struct Merged {
-    pub(super) reader: SegmentReader,
+pub(crate) struct Merged {
+    pub(crate) reader: SegmentReader,
+    /// Rows that were dead when the others were read.
+    pub(crate) deleted: RoaringBitmap,
     /// Ordinals of the rows that move, ascending.
-    pub(super) moved: Vec<u32>,
+    pub(crate) moved: Vec<u32>,
     /// Input row of the first of them; the others follow.
-    pub(super) first: usize,
+    pub(crate) first: usize,
     /// Live rows that do not: overwritten, deleted or expired.
-    pub(super) dropped: Marks,
+    pub(crate) dropped: Marks,
     /// Sum of the hashes of the rows that move.
-    hash: SetHash,
+    pub(crate) hash: SetHash,
 }
 
 /// A segment that stays, some of whose rows are dead from now on.
-pub(super) struct Kept {
+pub(crate) struct Kept {
     pub(super) reader: SegmentReader,
     pub(super) marks: Marks,
     /// What `head` had of it.
@@ -168,7 +171,8 @@ impl Inputs {
                 out.push(keep(&live.batch, keeps)?)?;
             }
         }
-        Ok(Merged { reader, moved, first, dropped, hash })
+        let deleted = reader.deleted().clone();
+        Ok(Merged { reader, deleted, moved, first, dropped, hash })
     }
 
     /// The input around whose leaves the new segment is built, if one has most of its rows. `fresh` is the number of
@@ -200,23 +204,23 @@ impl Inputs {
     }
 
     /// Number of rows that move.
-    pub(super) fn moved_rows(&self) -> u64 {
+    pub(crate) fn moved_rows(&self) -> u64 {
         self.merged.iter().map(|m| m.moved.len() as u64).sum()
     }
 
     /// Sum of the hashes of rows that move.
-    pub(super) fn moved(&self) -> SetHash {
+    pub(crate) fn moved(&self) -> SetHash {
         self.merged.iter().map(|m| m.hash).sum()
     }
 
     /// Number of rows that were live and are dead from now on.
-    pub(super) fn marked(&self) -> u64 {
+    pub(crate) fn marked(&self) -> u64 {
         let dropped = self.merged.iter().map(|m| m.dropped.len());
         dropped.chain(self.kept.iter().map(|k| k.marks.len())).sum::<usize>() as u64
     }
 
     /// Sum of their hashes.
-    pub(super) fn pruned(&self) -> SetHash {
+    pub(crate) fn pruned(&self) -> SetHash {
         let dropped = self.merged.iter().map(|m| hash_of(&m.dropped));
         dropped.chain(self.kept.iter().map(|k| hash_of(&k.marks))).sum()
     }

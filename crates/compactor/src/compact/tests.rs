@@ -337,7 +337,7 @@ async fn what_is_built_in_scratch_files_is_uploaded_from_them() {
 }
 
 async fn ready<'a>(meter: &'a Meter, collection: &'a Arc<Collection>) -> Box<Commit<'a>> {
-    match compactor().prepare(meter, collection, &|_| {}).await.unwrap() {
+    match compactor().prepare(meter, collection, None, &|_| {}).await.unwrap() {
         Prepared::Ready(commit) => commit,
         Prepared::Nothing(_) => panic!("there is work"),
     }
@@ -407,7 +407,16 @@ async fn fold_only(collection: &Arc<Collection>) {
         Inputs::read(&meter, collection, &snapshot, &winners, &none, NOW, &mut rows, &|_| {}).await.unwrap();
     let work = Work::new(&snapshot, &inputs, &winners, SetHash::default());
     let base = snapshot.manifest.clone();
-    let commit = Commit { meter: &meter, collection, base, inputs, work, built: None, progress: &|_| {} };
+    let commit = Commit {
+        meter: &meter,
+        collection,
+        base,
+        inputs,
+        work,
+        built: None,
+        placed: None,
+        progress: &|_| {},
+    };
     assert!(matches!(commit.run().await.unwrap(), Round::Done(..)));
 }
 

@@ -118,7 +118,7 @@ async fn nothing_is_begun_without_time() {
     world.write("books", 1).await;
     let worker = world.worker(1);
     let now = worker.store.client().seams().clock.elapsed();
-    let done = worker.work(vec![name("books")], Task::Fold, now + Duration::from_secs(4)).await;
+    let done = worker.work(vec![name("books")], Task::Fold, now + Duration::from_secs(2)).await;
     assert_eq!(done[&name("books")], Outcome::Left);
     assert_eq!(worker.marked().await.unwrap(), [name("books")]);
 }

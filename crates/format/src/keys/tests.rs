@@ -20,6 +20,7 @@ fn every_key_parses_to_what_built_it() {
         (keys.inbox(5, made.token), of(Part::Inbox(5, made.token))),
         (keys.pin(5, made.token), of(Part::Pin(5, made.token))),
         (keys.work(made), of(Part::Work(made))),
+        (keys.job(made, "piece-3"), of(Part::Work(made))),
         (keys.upload(made.token), of(Part::Upload(made.token))),
         (keys.progress(made.token), of(Part::Progress(made.token))),
     ];
@@ -37,9 +38,17 @@ fn listings_are_newest_first() {
 
 #[test]
 fn strangers_are_refused() {
-    for key in
-        ["", "c/", "c/a/head", "c/a-1/wal/1.avro", "c/A-1/head", "names/a/1", "c/a-1/../x", "c/a-01/head"]
-    {
+    for key in [
+        "",
+        "c/",
+        "c/a/head",
+        "c/a-1/wal/1.avro",
+        "c/A-1/head",
+        "names/a/1",
+        "c/a-1/../x",
+        "c/a-01/head",
+        "c/a-1/work/x/y",
+    ] {
         assert!(Key::parse(key).is_err(), "{key}");
     }
 }

@@ -218,6 +218,8 @@ pub struct RowsLayout {
     pub footer: Bytes,
     /// CRC32C of one row per page, which [`verify_layout`] reads back.
     witness: Vec<u32>,
+    /// Number of the first page: of a row group that becomes part of a longer file, not 0.
+    first_page: u32,
 }
 
 impl RowsLayout {
@@ -253,7 +255,7 @@ pub fn verify_layout(object: &str, reader: &impl ChunkReader, layout: &RowsLayou
     for (page, crc) in (0u32..).zip(&layout.witness) {
         let first = page * PAGE_ROWS;
         let rows = (address.rows - u64::from(first)).min(u64::from(PAGE_ROWS)) as u32;
-        let ordinal = first + witness_row(page, rows);
+        let ordinal = first + witness_row(layout.first_page + page, rows);
         check(object, format_args!("row {ordinal}"), &read(address.vector_range(ordinal))?, *crc)?;
     }
     let footer = read(address.file_size - layout.footer.len() as u64..address.file_size)?;

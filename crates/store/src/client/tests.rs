@@ -258,3 +258,27 @@ fn an_xml_reply_is_told_in_a_line() {
     let long = failed("GET", "a", Failure::Store(generic(format!("{}\nmore", "x".repeat(1000)))));
     assert!(long.to_string().len() < 400 && long.to_string().ends_with("…"), "{long}");
 }
+
+#[tokio::test(start_paused = true)]
+async fn an_upload_in_parts_is_resumed_by_another_client() {
+    let objects = Arc::new(InMemory::new());
+    let client = |seed| {
+        let backend = Backend::new(objects.clone()).with_parts(objects.clone());
+        Client::new(backend, Seams::simulated(seed))
+    };
+    let (meter, key) = (Meter::new(), "c/x-1/segment/1.parquet");
+    let upload = client(1).begin_parts(&meter, key).await.unwrap();
+    let first = client(1).put_part(&meter, key, &upload, 0, Bytes::from("hello ")).await.unwrap();
+    client(2).put_part(&meter, key, &upload, 1, Bytes::from("WORLD")).await.unwrap();
+    // Sent again, as after a crash before it was noted.
+    let last = client(3).put_part(&meter, key, &upload, 1, Bytes::from("world")).await.unwrap();
+    assert!(client(3).get(&meter, key).await.unwrap().is_none());
+    let parts = vec![first, last];
+    client(3).complete_parts(&meter, key, &upload, parts.clone(), 11).await.unwrap();
+    client(4).complete_parts(&meter, key, &upload, parts.clone(), 11).await.unwrap();
+    assert!(client(4).complete_parts(&meter, key, &upload, parts, 12).await.is_err());
+    assert_eq!(client(4).get(&meter, key).await.unwrap().unwrap().0, "hello world");
+    let (_root, on_disk) = on_disk();
+    assert!(client(1).keeps_parts() && !on_disk.keeps_parts());
+    assert_eq!(on_disk.begin_parts(&meter, key).await.unwrap_err().kind(), Kind::Unavailable);
+}

@@ -224,6 +224,7 @@ fn build_large(rows: &RecordBatch, settings: &Settings, threads: usize) -> Files
     let [index, rows] = [&made.index_file, &made.rows_file].map(|blob| match blob {
         Blob::Memory(bytes) => bytes.clone(),
         Blob::Scratch(file) => range(&**file, 0, file.length() as usize).unwrap().into(),
+        Blob::Placed(_) => panic!("nothing was sent"),
     });
     Files::new(index, rows, settings)
 }

@@ -115,6 +115,19 @@ impl ColumnsWriter {
         }
     }
 
+    /// The writer that others left after `entries`, with a section of `length` bytes: what they gave as
+    /// [`ColumnsWriter::last_entry`], and the bytes of all columns together.
+    pub fn resume(schema: &Schema, seed: u64, rows: &RowsLayout, entries: Vec<Vec<u8>>, length: u64) -> Self {
+        let mut writer = ColumnsWriter::new(schema, seed, rows);
+        writer.waiting.by_ref().take(entries.len()).for_each(drop);
+        ColumnsWriter { entries, section: Section { taken: length, bytes: Vec::new() }, ..writer }
+    }
+
+    /// What the directory says of the last column that was laid out.
+    pub fn last_entry(&self) -> &[u8] {
+        self.entries.last().map_or(&[], Vec::as_slice)
+    }
+
     /// Position in the rows file of the column that comes next, if there is one.
     pub fn next_column(&self) -> Option<usize> {
         self.waiting.as_slice().first().map(|c| c.file_column)

@@ -22,6 +22,8 @@ pub struct PayloadWriter {
     schema: Schema,
     compressor: Compressor<'static>,
     payload: Payload,
+    /// Blocks before the first of these.
+    before: u32,
     /// The block being filled: its rows, and how many.
     block: Vec<u8>,
     rows: u32,
@@ -38,9 +40,18 @@ impl PayloadWriter {
             schema: schema.clone(),
             compressor,
             payload: Payload::default(),
+            before: 0,
             block: Vec::new(),
             rows: 0,
         })
+    }
+
+    /// A writer of the rows from the ordinal `first` on, which starts a block: blocks of a longer payload.
+    pub fn from_row(settings: &Settings, schema: &Schema, first: u32) -> Result<Self> {
+        if !first.is_multiple_of(BLOCK_ROWS) {
+            return Err(Error::internal(format!("row {first} starts no payload block")));
+        }
+        Ok(PayloadWriter { before: first / BLOCK_ROWS, ..PayloadWriter::new(settings, schema)? })
     }
 
     /// Adds rows; batches may have any size.
@@ -74,7 +85,7 @@ impl PayloadWriter {
 
     fn close_block(&mut self) -> Result<()> {
         let mut raw = Vec::with_capacity(self.block.len() + 5);
-        raw.put_u32(self.payload.sizes.len() as u32 * BLOCK_ROWS);
+        raw.put_u32((self.before + self.payload.sizes.len() as u32) * BLOCK_ROWS);
         raw.put_varint(u64::from(self.rows));
         raw.put(&self.block);
         let failed = |e| Error::internal("a payload block cannot be compressed").with_source(e);

@@ -110,6 +110,73 @@ fn batches_of_any_size_make_the_same_file() {
     }
 }
 
+/// A file of zeros of any length.
+struct Zeros;
+
+impl parquet::file::reader::Length for Zeros {
+    fn len(&self) -> u64 {
+        u64::MAX
+    }
+}
+
+impl ChunkReader for Zeros {
+    type T = std::io::Repeat;
+
+    fn get_read(&self, _: u64) -> parquet::errors::Result<Self::T> {
+        Ok(std::io::repeat(0))
+    }
+
+    fn get_bytes(&self, _: u64, length: usize) -> parquet::errors::Result<Bytes> {
+        Ok(vec![0; length].into())
+    }
+}
+
+#[test]
+fn row_groups_written_apart_join_to_the_same_file() {
+    let schema = crate::segment::fixture::schema();
+    for (n, vector_type) in [(2500, VectorType::F32), (2048, VectorType::F32), (2100, VectorType::F16)] {
+        // 1,024 rows a row group of the first two, 2,048 of the last.
+        let settings = settings(8192, vector_type);
+        let batch = rows(n, &settings, 5);
+        let in_group = row_group_rows(settings.stride() as u32) as usize;
+        let mut whole = Vec::new();
+        let mut once = RowsWriter::new(&mut whole, &settings, &schema).unwrap();
+        let mut joined = Vec::new();
+        let mut writer = RowsWriter::new(&mut joined, &settings, &schema).unwrap();
+        let mut zeros = RowsWriter::new(std::io::sink(), &settings, &schema).unwrap();
+        for first in (0..n).step_by(in_group) {
+            let part = batch.slice(first, in_group.min(n - first));
+            once.write(&part).unwrap();
+            let mut file = Vec::new();
+            let page = first as u32 / PAGE_ROWS;
+            let mut piece = RowsWriter::from_page(&mut file, &settings, &schema, page).unwrap();
+            piece.write(&part).unwrap();
+            let layout = piece.finish().unwrap();
+            verify_layout("piece", &Bytes::from(file.clone()), &layout).unwrap();
+            assert_eq!(RowsLayout::decode("piece", &layout.encode()).unwrap(), layout);
+            writer.append(&layout, &Bytes::from(file)).unwrap();
+            zeros.append(&layout, &Zeros).unwrap();
+        }
+        let layout = once.finish().unwrap();
+        assert!(writer.finish().unwrap() == layout);
+        assert!(zeros.finish().unwrap() == layout);
+        assert!(whole == joined, "{n} rows");
+    }
+}
+
+#[test]
+fn a_row_group_that_cannot_follow_is_refused() {
+    let (settings, schema) = (settings(3, VectorType::F32), crate::segment::fixture::schema());
+    let (file, layout) = write_rows(&rows(300, &settings, 2), &settings, 300);
+    let mut writer = RowsWriter::new(Vec::new(), &settings, &schema).unwrap();
+    writer.append(&layout, &file).unwrap();
+    assert_eq!(writer.append(&layout, &file).unwrap_err().kind(), Kind::Internal);
+    let bytes = layout.encode();
+    for end in 0..bytes.len() {
+        assert_eq!(RowsLayout::decode("l", &bytes[..end]).unwrap_err().kind(), Kind::Corrupt);
+    }
+}
+
 #[test]
 fn no_rows_make_a_readable_file() {
     let settings = settings(3, VectorType::F32);

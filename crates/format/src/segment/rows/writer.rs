@@ -1,5 +1,7 @@
 //! Writes `rows.parquet`: the stock Parquet writer for every column but the vectors, whose pages are spliced in.
 
+mod append;
+
 use std::io::Write;
 use std::mem;
 use std::sync::{Arc, Mutex};
@@ -35,6 +37,7 @@ pub struct RowsWriter<W: Write + Send> {
     address: RowsAddress,
     checks: RowsChecks,
     witness: Vec<u32>,
+    first_page: u32,
 }
 
 /// The row group being filled.
@@ -50,6 +53,11 @@ struct Group {
 impl<W: Write + Send> RowsWriter<W> {
     /// A writer of rows with `arrow_schema(settings, schema)` to `sink`.
     pub fn new(sink: W, settings: &Settings, schema: &Schema) -> Result<Self> {
+        RowsWriter::from_page(sink, settings, schema, 0)
+    }
+
+    /// A writer of a row group that is appended to a longer file later, where its first page is number `first_page`.
+    pub fn from_page(sink: W, settings: &Settings, schema: &Schema, first_page: u32) -> Result<Self> {
         settings.check()?;
         let arrow = arrow_schema(settings, schema);
         let watch = Arc::new(Mutex::new(Watch::default()));
@@ -76,6 +84,7 @@ impl<W: Write + Send> RowsWriter<W> {
             address,
             checks: RowsChecks::default(),
             witness: Vec::new(),
+            first_page,
         })
     }
 
@@ -111,7 +120,8 @@ impl<W: Write + Send> RowsWriter<W> {
         if data_end + footer.len() as u64 != self.address.file_size {
             return Err(Error::internal("the footer did not reach the sink whole"));
         }
-        Ok(RowsLayout { address: self.address, checks: self.checks, footer, witness: self.witness })
+        let RowsWriter { address, checks, witness, first_page, .. } = self;
+        Ok(RowsLayout { address, checks, footer, witness, first_page })
     }
 
     /// Adds rows that fit the row group.
@@ -140,7 +150,8 @@ impl<W: Write + Send> RowsWriter<W> {
         if self.address.rows > u64::from(u32::MAX) {
             return Err(Error::internal("a segment has more than 2^32 rows"));
         }
-        let pages = Pages::new(self.witness.len() as u32, group.rows, &group.vectors, &self.settings);
+        let first = self.first_page + self.witness.len() as u32;
+        let pages = Pages::new(first, group.rows, &group.vectors, &self.settings);
         self.checks.page_crcs.extend(&pages.crcs);
         self.witness.extend(&pages.witness);
         self.address.short_page_headers.push(pages.last_header);

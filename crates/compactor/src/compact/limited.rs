@@ -1,0 +1,158 @@
+//! A compaction under a limit of time: folds what a slow core folds in it, and leaves merges that take longer to jobs, which
+//! go on from one invocation to the next.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use esker_format::Result;
+use esker_format::keys::{self, Made};
+use esker_format::manifest::{Manifest, Segment};
+use esker_store::{Collection, Meter, Unfolded};
+
+use super::{Compactor, Listener, ROW_BYTES, Report, plan};
+use crate::job::{self, Ended, Pace, Steps};
+
+/// Bytes of rows that a slow core folds in a second.
+const RATE: u64 = 6 << 20;
+/// A further fold is begun with at least this much time.
+const LEAST: Duration = Duration::from_secs(3);
+/// A merge waits until the log is folded, but not once there are so many segments.
+const MANY_SEGMENTS: usize = 128;
+
+/// What one commit may do.
+pub(super) struct Limit {
+    /// Most bytes of rows that it takes from the log, and that it merges.
+    bytes: u64,
+    /// Segments that a job is merging.
+    spared: Vec<Made>,
+}
+
+impl Limit {
+    /// Keeps the oldest entries that are few enough; one at least.
+    pub(super) fn cut(&self, unfolded: &mut Unfolded) {
+        let mut bytes = 0;
+        let fits = unfolded.tail.iter().take_while(|entry| {
+            bytes += entry.entry.bytes;
+            bytes <= self.bytes
+        });
+        let keep = fits.count().max(1);
+        if keep < unfolded.tail.len() {
+            unfolded.tail.truncate(keep);
+            unfolded.position = unfolded.tail[keep - 1].seq();
+            unfolded.more = true;
+        }
+    }
+
+    /// Of the segments to merge with `fresh` rows leaves out those of a job, and the older ones from where they are too many.
+    pub(super) fn spare(&self, manifest: &Manifest, fresh: u64, merges: &mut [bool]) {
+        let row = manifest.settings.stride() as u64 + ROW_BYTES;
+        let mut bytes = fresh * row;
+        for (segment, merges) in manifest.segments.iter().zip(merges).rev().filter(|(_, merges)| **merges) {
+            bytes = bytes.saturating_add(size(segment).max(segment.live() * row));
+            *merges = bytes <= self.bytes && !self.spared.contains(&segment.made);
+        }
+    }
+}
+
+/// Bytes of the rows that count.
+fn size(segment: &Segment) -> u64 {
+    (u128::from(segment.rows_size) * u128::from(segment.live()) / u128::from(segment.rows.max(1))) as u64
+}
+
+impl Compactor {
+    /// [`Compactor::compact`] for who has time until the clock's `elapsed` is `until`. A merge that takes longer is made in
+    /// steps: what is left of it, if there is something left, another call goes on with, of any process. A mark stands while
+    /// there is.
+    ///
+    /// # Errors
+    /// As [`Compactor::compact`].
+    pub async fn compact_until(
+        &self,
+        meter: &Meter,
+        collection: &Arc<Collection>,
+        until: Duration,
+        progress: Listener<'_>,
+    ) -> Result<(Report, Option<Steps>)> {
+        self.compact_at(RATE, meter, collection, until, progress).await
+    }
+
+    /// The same at so many bytes a second.
+    pub(crate) async fn compact_at(
+        &self,
+        rate: u64,
+        meter: &Meter,
+        collection: &Arc<Collection>,
+        until: Duration,
+        progress: Listener<'_>,
+    ) -> Result<(Report, Option<Steps>)> {
+        let clock = &collection.client().seams().clock;
+        let mut found = job::find(meter, collection).await?;
+        let mut all: Option<Report> = None;
+        let more = loop {
+            // Behind writers that do not stop a job would never end: it has every other call to itself, by chance.
+            if found.is_some() && collection.client().seams().random.unit() < 0.5 {
+                break true;
+            }
+            let left = until.saturating_sub(clock.elapsed());
+            if all.is_some() && left < LEAST {
+                break true;
+            }
+            let spared = found.iter().flat_map(|found| found.inputs()).collect();
+            let bytes = u128::from(rate) * left.as_millis() * 2 / 3 / 1000;
+            let limit = Limit { bytes: u64::try_from(bytes).unwrap_or(u64::MAX), spared };
+            let (report, more) = self.commit(meter, collection, Some(&limit), progress).await?;
+            all = Some(match all {
+                None => report,
+                Some(all) => all.and(report),
+            });
+            if !more || found.is_some() {
+                break more;
+            }
+        };
+        let manifest = collection.manifest(meter).await?;
+        if found.is_none() && (!more || manifest.segments.len() >= MANY_SEGMENTS) {
+            let merges = plan::merges(&manifest.segments, 0);
+            let inputs = manifest.segments.iter().zip(&merges).filter(|(_, merges)| **merges);
+            let inputs: Vec<Segment> = inputs.map(|(s, _)| s.clone()).collect();
+            if !inputs.is_empty() {
+                found = Some(job::begin(meter, collection, &manifest, inputs, &self.options).await?);
+            }
+        }
+        let Some(found) = found else { return Ok((all.unwrap_or_default(), None)) };
+        // What was folded took the marks away, and this job is work.
+        mark(meter, collection, &manifest).await;
+        let pace = Pace::new(clock.clone(), until);
+        match found.run(meter, collection, &self.options, pace, progress).await? {
+            Ended::Paused(steps) => Ok((all.unwrap_or_default(), Some(steps))),
+            Ended::Committed(merged) => {
+                let manifest = collection.manifest(meter).await?;
+                if plan::merges(&manifest.segments, 0).contains(&true) {
+                    mark(meter, collection, &manifest).await;
+                }
+                let report = match all {
+                    None => merged,
+                    Some(all) => all.and(merged),
+                };
+                Ok((report, None))
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+impl Compactor {
+    /// Folds an entry at a time, and merges nothing.
+    pub(crate) async fn only_fold(&self, meter: &Meter, collection: &Arc<Collection>) -> Result<()> {
+        let limit = Limit { bytes: 1, spared: Vec::new() };
+        while self.commit(meter, collection, Some(&limit), &|_| {}).await?.1 {}
+        Ok(())
+    }
+}
+
+/// Puts a mark that stands until something is committed. Failing costs time: a sweep finds the work.
+async fn mark(meter: &Meter, collection: &Arc<Collection>, manifest: &Manifest) {
+    let key = keys::dirty(collection.id(), manifest.watermark);
+    if let Err(e) = collection.client().overwrite(meter, &key, bytes::Bytes::new()).await {
+        tracing::warn!(collection = %collection.id(), error = %e, "a merge in steps has no mark");
+    }
+}
