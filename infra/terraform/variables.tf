@@ -120,7 +120,7 @@ variable "throttle" {
 }
 
 variable "tick" {
-  description = "When the compactor folds what is left in logs, however short, and collects garbage. Unset: never."
+  description = "When the compactor folds what is left in logs, however short, makes a step of each merge that is made in steps, and collects garbage. Unset: never."
   type        = string
   default     = "rate(1 day)"
 }

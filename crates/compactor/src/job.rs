@@ -18,7 +18,7 @@ use std::sync::Arc;
 
 use esker_format::keys::{Key, Made, Part};
 use esker_format::manifest::{Manifest, Segment};
-use esker_format::{Error, Kind, Result, SetHash, Token};
+use esker_format::{Error, Kind, Result, SetHash};
 use esker_store::{Collection, Meter, SegmentReader};
 use futures::future::try_join_all;
 use serde::Serialize;
@@ -126,9 +126,9 @@ pub(crate) async fn begin(
     inputs: Vec<Segment>,
     options: &Options,
 ) -> Result<Found> {
-    // Two that begin the same at once begin one.
-    let names: Vec<String> = inputs.iter().map(|input| input.made.to_string()).collect();
-    let made = Made { base: manifest.version, token: Token::of_key(names.join(" ").as_bytes()) };
+    // A name of its own: nothing that an earlier job over the same inputs left, or does late, is about this one. Of two that
+    // begin at once the first by name is gone on with.
+    let made = Made { base: manifest.version, token: collection.client().seams().token() };
     let all = inputs.len() == manifest.segments.len();
     let plan = Plan {
         results: RESULTS,
@@ -157,8 +157,9 @@ async fn abandon(
     made: Made,
     have: &BTreeSet<String>,
 ) -> Result<()> {
-    let names: Vec<&String> = have.iter().collect();
-    for group in names.chunks(TOGETHER) {
+    // First what says that there is a job: what is left of one without it is garbage.
+    let (first, names): (Vec<&String>, Vec<&String>) = have.iter().partition(|name| *name == JOB);
+    for group in [first].iter().map(Vec::as_slice).chain(names.chunks(TOGETHER)) {
         let deletes = group.iter().map(|name| {
             let (meter, key) = (meter.fork(), collection.keys().job(made, name));
             async move { collection.client().delete(&meter, &key).await }
@@ -289,6 +290,9 @@ async fn steps(
     if sources.plan.live.is_some_and(|live| live - inputs.pruned() != inputs.moved()) {
         let message = "INV-6: the segments do not hold the rows that the manifest counted";
         return Err(Error::internal(message).into());
+    }
+    if let (Some(built), Some(made)) = (&built, placed) {
+        place::checked(bench, built, made).await?;
     }
     let commit = Commit { meter, collection, base, inputs, work, built, placed, progress };
     match commit.run().await? {

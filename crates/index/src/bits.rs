@@ -59,6 +59,11 @@ impl Bitset {
         4 * self.groups.len()
     }
 
+    /// How many groups have one of its postings.
+    pub fn groups(&self) -> usize {
+        self.groups.iter().filter(|group| **group != 0).count()
+    }
+
     /// How many postings the set holds.
     pub fn count(&self) -> usize {
         self.groups.iter().map(|group| group.count_ones() as usize).sum()

@@ -14,7 +14,7 @@ use esker_index::{CodeQuery, Exact, Metric, Run};
 pub use request::{Consistency, Explain, Hit, Search, SearchReply, SegmentExplain};
 pub(crate) use request::{check_columns, check_reply, check_vector};
 
-use crate::segment::{Rows, Segment};
+use crate::segment::{Mask, Rows, Segment};
 
 /// Standard errors of doubt about an estimate (INDEX §2).
 pub(crate) const SLACK: f32 = 1.9;
@@ -77,16 +77,30 @@ fn own_run(segment: &Segment, codes: &CodeQuery, leaf: u32, score: f32) -> Run {
     Run { first, end: first + (rows[leaf + 1] - rows[leaf]) as usize, term }
 }
 
-/// Up to this many rows that count, all of their codes are looked at when they are in memory (INDEX §3).
+/// Up to this many rows that count, all of their codes are looked at when they are in memory (INDEX §3) …
 pub(crate) const SCANNED_ROWS: u64 = 64 << 10;
 /// … if no more than one row in so many counts: then most groups of 32 codes have none and are passed over, while probing by
-/// the limits looks at fewer codes where more count.
+/// the limits looks at fewer codes where more count …
 const SCANNED_SHARE: u64 = 32;
+/// … and if the groups that are left are as much as a search reads in a millisecond: one row in a hundred, here and there, is
+/// in every fourth group of a large segment.
+const SCANNED_BYTES: u64 = 8 << 20;
 
 /// Whether the codes of all `matching` of `rows` rows are looked at, when they are in memory.
-pub(crate) fn is_narrow(matching: u64, rows: u64) -> bool {
-    matching <= SCANNED_ROWS && matching.saturating_mul(SCANNED_SHARE) <= rows
+pub(crate) fn is_narrow<'a>(
+    matching: u64,
+    rows: u64,
+    held: impl Iterator<Item = (&'a Segment, &'a Mask)>,
+) -> bool {
+    matching.saturating_mul(SCANNED_SHARE) <= rows && is_little(matching, held)
 }
+
+/// Whether few rows count, and their codes are few bytes.
+fn is_little<'a>(matching: u64, held: impl Iterator<Item = (&'a Segment, &'a Mask)>) -> bool {
+    matching <= SCANNED_ROWS
+        && held.map(|(segment, mask)| mask.code_bytes(segment)).sum::<u64>() <= SCANNED_BYTES
+}
+
 /// Surroundings are thin where less than this part of what could be expected counts.
 const THIN: f64 = 0.75;
 /// Leaves that are looked at to tell whether a query's surroundings are thinned out.

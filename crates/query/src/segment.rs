@@ -288,6 +288,14 @@ impl Mask {
         Some(Mask(Some(set)))
     }
 
+    /// Bytes of the groups of codes that a scan of all leaves looks at.
+    pub fn code_bytes(&self, segment: &Segment) -> u64 {
+        match &self.0 {
+            Some(set) => set.groups() as u64 * u64::from(segment.header.facts().group_bytes),
+            None => segment.code_bytes(),
+        }
+    }
+
     /// Bytes that it takes.
     pub fn bytes(&self) -> u64 {
         self.0.as_ref().map_or(0, |set| set.bytes() as u64)

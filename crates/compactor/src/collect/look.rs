@@ -20,8 +20,8 @@ const SPARE: usize = 128;
 pub(super) const STUB_BYTES: u64 = 320;
 /// A temporary file that was not written to for this long is one of a process that died.
 const TEMPORARY: Duration = Duration::from_secs(60 * 60);
-/// A merge in steps of which nothing was written for this long is given up: a day, as for uploads.
-const JOB_MS: i64 = limits::UPLOAD_RETENTION_MS;
+/// A merge in steps of which nothing was written for this long is given up: three days, as ticks that make steps may be a day apart.
+const JOB_MS: i64 = 3 * limits::UPLOAD_RETENTION_MS;
 
 /// An empty object, put to learn what time it is in the store.
 pub(super) struct Mark {

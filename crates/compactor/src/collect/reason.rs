@@ -42,7 +42,7 @@ pub enum Reason {
         /// The version that it started from.
         base: Version,
     },
-    /// Made by a merge in steps that nobody went on with for a day.
+    /// Made by a merge in steps that nobody went on with for three days.
     Job,
     /// A manifest no longer retained.
     Version {
@@ -98,7 +98,7 @@ impl fmt::Display for Reason {
                 )
             }
             Reason::Work { base } => write!(f, "left by work that started from version {base} and is over"),
-            Reason::Job => f.write_str("made by a merge in steps that nobody went on with for a day"),
+            Reason::Job => f.write_str("made by a merge in steps that nobody went on with for three days"),
             Reason::Version { version, floor } => {
                 write!(f, "version {version} is below {floor} and not pinned: a stub takes its place")
             }

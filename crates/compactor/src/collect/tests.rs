@@ -134,12 +134,12 @@ fn reasons_are_sentences() {
 }
 
 #[tokio::test]
-async fn a_merge_in_steps_goes_when_nobody_went_on_with_it_for_a_day() {
+async fn a_merge_in_steps_goes_when_nobody_went_on_with_it_for_three_days() {
     let (folder, notes) = directory().await;
     let (idle, busy) = (Made { base: 0, token: Token(1) }, Made { base: 0, token: Token(2) });
     let at = |made, name: &str| folder.path().join(notes.keys().job(made, name));
     for (made, name, hours) in
-        [(idle, "job", 30), (idle, "part-1", 25), (busy, "job", 30), (busy, "part-1", 1)]
+        [(idle, "job", 80), (idle, "part-1", 73), (busy, "job", 80), (busy, "part-1", 70)]
     {
         std::fs::create_dir_all(at(made, name).parent().unwrap()).unwrap();
         let file = File::create(at(made, name)).unwrap();

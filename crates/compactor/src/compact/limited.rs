@@ -43,13 +43,15 @@ impl Limit {
         }
     }
 
-    /// Of the segments to merge with `fresh` rows leaves out those of a job, and the older ones from where they are too many.
+    /// Of the segments to merge with `fresh` rows leaves out those of a job, and the larger ones from where they are too many.
     pub(super) fn spare(&self, manifest: &Manifest, fresh: u64, merges: &mut [bool]) {
         let row = manifest.settings.stride() as u64 + ROW_BYTES;
         let mut bytes = fresh * row;
-        for (segment, merges) in manifest.segments.iter().zip(merges).rev().filter(|(_, merges)| **merges) {
-            bytes = bytes.saturating_add(size(segment).max(segment.live() * row));
-            *merges = bytes <= self.bytes && !self.spared.contains(&segment.made);
+        for i in plan::smallest_first(&manifest.segments) {
+            let segment = &manifest.segments[i];
+            let own = size(segment).max(segment.live() * row);
+            merges[i] &= !self.spared.contains(&segment.made) && bytes.saturating_add(own) <= self.bytes;
+            bytes += if merges[i] { own } else { 0 };
         }
     }
 }
@@ -118,7 +120,12 @@ impl Compactor {
                 found = Some(job::begin(meter, collection, &manifest, inputs, &self.options).await?);
             }
         }
-        let Some(found) = found else { return Ok((all.unwrap_or_default(), None)) };
+        let Some(found) = found else {
+            if more {
+                mark(meter, collection, &manifest).await;
+            }
+            return Ok((all.unwrap_or_default(), None));
+        };
         // What was folded took the marks away, and this job is work.
         mark(meter, collection, &manifest).await;
         let pace = Pace::new(clock.clone(), until);

@@ -13,22 +13,31 @@ fn is_hollow(segment: &Segment) -> bool {
     (segment.rows - segment.live()) * 4 > segment.rows
 }
 
-/// Marks, oldest first, the segments to merge with `fresh` rows of the tail: from the newest on while sizes do not grow
+/// Positions of segments by the rows that live, of equally many the newest first: what a merge in steps made lies behind what was
+/// folded meanwhile, and is larger.
+pub(super) fn smallest_first(segments: &[Segment]) -> Vec<usize> {
+    let mut order: Vec<usize> = (0..segments.len()).rev().collect();
+    order.sort_by_key(|i| segments[*i].live());
+    order
+}
+
+/// Marks, oldest first, the segments to merge with `fresh` rows of the tail: from the smallest on while sizes do not grow
 /// fourfold or there would be too many segments, and any that is more than a quarter dead.
 pub(crate) fn merges(segments: &[Segment], fresh: u64) -> Vec<bool> {
     let hollow = segments.iter().filter(|s| is_hollow(s)).count();
     let mut merges: Vec<bool> = segments.iter().map(is_hollow).collect();
     let mut gathered = fresh + segments.iter().filter(|s| is_hollow(s)).map(Segment::live).sum::<u64>();
     let mut kept = segments.len() - hollow;
-    for (segment, merges) in segments.iter().zip(&mut merges).rev() {
-        if *merges {
+    for i in smallest_first(segments) {
+        let segment = &segments[i];
+        if merges[i] {
             continue;
         }
         let too_many = kept + usize::from(gathered > 0) > MOST_SEGMENTS;
         if !too_many && segment.live() >= gathered.saturating_mul(RATIO) {
             break;
         }
-        *merges = true;
+        merges[i] = true;
         gathered += segment.live();
         kept -= 1;
     }
@@ -70,6 +79,8 @@ mod tests {
         assert_eq!(merged(&[(39, 0)], 10), vec![0]);
         assert_eq!(merged(&[(1000, 0), (100, 0), (20, 0)], 10), vec![1, 2]);
         assert_eq!(merged(&[(1000, 0), (100, 0), (40, 0)], 10), Vec::<usize>::new());
+        // A merge in steps ended after these were folded.
+        assert_eq!(merged(&[(1000, 0), (20, 0), (900, 0)], 10), vec![1]);
         // The tail had deletes only.
         assert_eq!(merged(&[(1000, 0), (2, 0)], 0), Vec::<usize>::new());
     }

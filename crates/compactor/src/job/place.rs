@@ -13,10 +13,13 @@ use super::bench::{Bench, Stop};
 use super::index::Laid;
 use super::pack::Pack;
 use super::pieces::Piece;
+use crate::build;
 use crate::build::units::Stretch;
 
-/// Bytes of every part but the last; S3 has at most 10,000 of them.
+/// Bytes of every part but the last …
 const PART: u64 = 8 << 20;
+/// … unless there would be more than S3 takes, which is 10,000.
+const MOST_PARTS: u64 = 9_000;
 /// Parts that are sent beside each other and kept as one result.
 const TOGETHER: usize = 4;
 /// Bytes in front of the first row group.
@@ -133,7 +136,8 @@ pub(super) async fn sent(
             let upload = if which == File::Rows { rows } else { index };
             match in_parts(bench, &name, &key, upload, file).await {
                 Err(Stop::Failed(e)) if !is_there(bench, &key, file.len()).await => {
-                    if e.kind() == Kind::NotFound {
+                    // Not of what it is put together from.
+                    if e.kind() == Kind::NotFound && e.to_string().contains(&key) {
                         // The store gave the upload up. The next step begins another.
                         bench.keep(&format!("lost-{number}"), Pack::default()).await?;
                         return Err(Stop::Time);
@@ -199,7 +203,9 @@ async fn in_parts(
     upload: &String,
     file: &Composed,
 ) -> Result<(), Stop> {
-    let (total, count) = (file.len(), file.len().div_ceil(PART) as usize);
+    let total = file.len();
+    let size = PART.max(total.div_ceil(MOST_PARTS));
+    let count = total.div_ceil(size) as usize;
     let mut parts: Vec<String> = Vec::with_capacity(count);
     for (result, first) in (0..count).step_by(TOGETHER).enumerate() {
         let name = format!("{name}-{result}");
@@ -209,9 +215,9 @@ async fn in_parts(
                 bench.turn()?;
                 let own = first..count.min(first + TOGETHER);
                 let sent = own.map(|part| {
-                    let (bench, at) = (&*bench, part as u64 * PART);
+                    let (bench, at) = (&*bench, part as u64 * size);
                     async move {
-                        let bytes = file.read(bench, at..total.min(at + PART)).await?;
+                        let bytes = file.read(bench, at..total.min(at + size)).await?;
                         let (client, meter) = (bench.collection.client(), bench.meter.fork());
                         client.put_part(&meter, key, upload, part, bytes).await
                     }
@@ -226,6 +232,24 @@ async fn in_parts(
     let client = bench.collection.client();
     client.complete_parts(bench.meter, key, upload, parts, total).await?;
     Ok(())
+}
+
+/// Looks whether a segment that was sent is there as it was made, before its inputs are given up for it. If not, the next step
+/// sends it again.
+pub(super) async fn checked(bench: &mut Bench<'_>, built: &build::Made, made: Made) -> Result<(), Stop> {
+    let keys = bench.collection.keys();
+    let (rows, index) = (keys.rows(made), keys.index(made));
+    let header = 0..built.summary.header_len;
+    let is_whole = is_there(bench, &rows, built.rows_file.len()).await
+        && is_there(bench, &index, built.index_file.len()).await
+        && bench.collection.client().range(bench.meter, &index, header).await? == built.header;
+    if is_whole {
+        return Ok(());
+    }
+    tracing::warn!(key = index, "a segment is not there as it was made, and is sent again");
+    let number = bench.last("place").unwrap_or(0);
+    bench.keep(&format!("lost-{number}"), Pack::default()).await?;
+    Err(Stop::Time)
 }
 
 /// Whether a file is complete.

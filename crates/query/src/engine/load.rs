@@ -146,7 +146,8 @@ impl Reader {
                     draft.state.keep_answer(&answer);
                     answer
                 };
-                let lasting = filter.filter(|_| hold && !segment.expires());
+                // One that comes resolved is not met again.
+                let lasting = filter.filter(|_| hold && need.resolved.is_none() && !segment.expires());
                 let answered = known.or_else(|| lasting.map(keep));
                 Ok::<_, Error>(Part {
                     segment,

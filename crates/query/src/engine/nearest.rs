@@ -93,7 +93,8 @@ impl Reader {
         let codes: Vec<Arc<Codes>> =
             parts.iter().map(|p| p.segment.held_codes().cloned().unwrap_or_default()).collect();
         let rows = parts.iter().map(|p| u64::from(p.segment.row_count())).sum();
-        let narrow = scene.loaded.filter.is_some() && is_narrow(scene.matching(), rows);
+        let masked = parts.iter().map(|p| &*p.segment).zip(scene.masks.iter());
+        let narrow = scene.loaded.filter.is_some() && is_narrow(scene.matching(), rows, masked);
         let held: Vec<Held<'_>> = (parts.iter().zip(&codes))
             .zip(scene.masks.iter().zip(scene.rows.iter()))
             .map(|((part, codes), (mask, rows))| {

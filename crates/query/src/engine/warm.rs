@@ -177,12 +177,13 @@ impl Warm {
         let parts = || loaded.parts.iter();
         let rows: Vec<Rows> =
             parts().zip(gone.iter()).map(|(p, g)| p.rows.clone().without(p.segment.row_count(), g)).collect();
-        let masks = parts().zip(&rows).map(|(p, r)| Mask::own(&p.segment, r)).collect();
+        let masks: Vec<Mask> = parts().zip(&rows).map(|(p, r)| Mask::own(&p.segment, r)).collect();
         let matching: u64 = parts().zip(&rows).map(|(p, r)| r.count(p.segment.row_count())).sum();
+        let all = parts().map(|p| u64::from(p.segment.row_count())).sum();
+        let masked = parts().map(|p| &*p.segment).zip(&masks);
         Ok(WarmFilter {
+            narrow: filter.is_some() && is_narrow(matching, all, masked),
             tail: self.view.tail.passing(loaded.filter.as_deref(), self.now_ms)?,
-            narrow: filter.is_some()
-                && is_narrow(matching, parts().map(|p| u64::from(p.segment.row_count())).sum()),
             rows,
             masks,
         })

@@ -5,7 +5,7 @@ use esker_format::segment::index::Calibration;
 use esker_index::{Bound, CodeQuery, Run, TopK, prefetch};
 
 use super::rank::{Ranked, Ranking};
-use super::{Asked, NEIGHBOURHOOD, Place, SCANNED_ROWS, SLACK, is_thin, thin_margin};
+use super::{Asked, NEIGHBOURHOOD, Place, SLACK, is_little, is_thin, thin_margin};
 use crate::segment::{Codes, Mask, Rows, Segment};
 
 /// Leaves scanned before the first look at whether more are needed.
@@ -57,9 +57,10 @@ pub(crate) fn probe(asked: &Asked, held: &[Held<'_>], few: u64, best: &mut TopK<
         (h.segment, h.rows, *leaf)
     });
     let thin = is_thin(matching as f64 / total as f64, near);
+    let all = thin && is_little(matching, held.iter().map(|h| (h.segment, h.mask)));
     let margin = |number: u32| match &held[number as usize].limits {
         None => f32::INFINITY,
-        Some(_) if thin && matching <= SCANNED_ROWS => f32::INFINITY,
+        Some(_) if all => f32::INFINITY,
         Some(limits) if thin => thin_margin(limits),
         Some(limits) => limits.b,
     };
