@@ -48,7 +48,7 @@ OBJECTS = {
     "ingest": INGEST,
     "compactor": {
         "s3:GetObject": set(KEYS),
-        "s3:PutObject": {"segment", "deletes", "manifest", "head", "work"},
+        "s3:PutObject": {"segment", "deletes", "manifest", "head", "work", "dirty"},
         "s3:DeleteObject": OF_COLLECTION - {"manifest"} | {"dirty"},
     },
     "service": INGEST,

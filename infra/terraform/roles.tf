@@ -20,11 +20,11 @@ locals {
       ]
       delete = []
     }
-    # Segments, bitmaps, the register and its stubs, its copy, state. It deletes neither names nor the register.
+    # Segments, bitmaps, the register and its stubs, its copy, state, marks of what it left. It deletes neither names nor the register.
     compactor = {
       read  = ["c/*", "names/*", "dirty/*", "store"]
       list  = ["c/*", "names/*", "dirty/*"]
-      write = ["c/*/segment/*", "c/*/deletes/*", "c/*/manifest/*", "c/*/head", "c/*/work/*"]
+      write = ["c/*/segment/*", "c/*/deletes/*", "c/*/manifest/*", "c/*/head", "c/*/work/*", "dirty/*"]
       delete = [
         "c/*/wal/*", "c/*/body/*", "c/*/inbox/*", "c/*/pins/*", "c/*/segment/*", "c/*/deletes/*", "c/*/work/*",
         "c/*/upload/*", "c/*/head", "dirty/*",
