@@ -186,7 +186,7 @@ impl Trial<'_> {
             let ids = hits.iter().map(|h| warm.id(h).to_owned()).collect();
             Ok(Answer { ids, ms: (clock.elapsed() - start).as_secs_f64() * 1000.0, io: Io::default() })
         };
-        self.all("in memory", threads, &clock, one)?;
+        self.all("warming up", threads, &clock, one)?;
         self.all("in memory", threads, &clock, one)
     }
 
