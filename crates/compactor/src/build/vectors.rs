@@ -1,6 +1,5 @@
 //! The vectors of a segment by ordinal, wherever they are.
 
-use arrow::buffer::MutableBuffer;
 use esker_format::Result;
 use esker_format::schema::{Settings, VectorType};
 use esker_format::segment::PAGE_ROWS;
@@ -63,38 +62,18 @@ impl InFile<'_> {
     pub(super) fn each_stored(&self, mut see: impl FnMut(usize, &[f32], &[u8]) -> Result<()>) -> Result<()> {
         let step = block_rows(self.settings.stride(), self.memory).next_multiple_of(PAGE_ROWS as usize);
         let blocks = (0..self.rows()).step_by(step).map(|first| self.block(first, step));
-        parallel::ahead(self.threads, blocks, |block| {
-            see(block.first, block.vectors(), block.stored.as_slice())
-        })
+        parallel::ahead(self.threads, blocks, |(first, vectors, stored)| see(first, &vectors, &stored))
     }
 
     /// Up to `step` rows from `first` on, which start a page.
-    fn block(&self, first: usize, step: usize) -> Result<Block> {
+    fn block(&self, first: usize, step: usize) -> Result<(usize, Vec<f32>, Vec<u8>)> {
         let (rows, per_page) = (step.min(self.rows() - first), PAGE_ROWS as usize);
-        let mut stored = MutableBuffer::from_len_zeroed(rows * self.settings.stride());
-        let pages = stored.as_slice_mut().chunks_mut(per_page * self.settings.stride());
+        let mut stored = vec![0; rows * self.settings.stride()];
+        let pages = stored.chunks_mut(per_page * self.settings.stride());
         for (page, out) in (first..).step_by(per_page).zip(pages) {
             self.file.read(self.layout.vector_range(page as u32).start, out).map_err(broken)?;
         }
-        let converted = match self.settings.vector_type {
-            VectorType::F32 if cfg!(target_endian = "little") => None,
-            _ => Some(floats_of(stored.as_slice(), self.settings)),
-        };
-        Ok(Block { first, stored, converted })
-    }
-}
-
-/// Rows that were read.
-struct Block {
-    first: usize,
-    stored: MutableBuffer,
-    /// The vectors, unless they are stored as they are used.
-    converted: Option<Vec<f32>>,
-}
-
-impl Block {
-    fn vectors(&self) -> &[f32] {
-        self.converted.as_deref().unwrap_or_else(|| self.stored.typed_data())
+        Ok((first, floats_of(&stored, self.settings), stored))
     }
 }
 
