@@ -87,7 +87,7 @@ resource "aws_s3_bucket_policy" "store" {
 }
 
 # The append that finds the log folded, and each 16th, puts a mark under dirty/: that is what wakes the compactor.
-# Nothing asks the bucket while nobody writes.
+# Nothing asks the bucket while nobody writes. A merge in steps wakes its next step so, too.
 resource "aws_s3_bucket_notification" "marks" {
   bucket = aws_s3_bucket.store.id
 

@@ -1,10 +1,11 @@
-"""A compaction in steps: the compactor function is woken again and again with little time and little memory, and killed at random
-moments, until nothing is left to do.
+"""A compaction in steps: the compactor function is woken with little time and little memory, and killed at random moments, until
+nothing is left to do.
 
   steps.py ENDPOINT STORE COLLECTION [--deadline 5] [--memory 512] [--kill 0.25] [--seed 1] [--threads 2]
 
-Stands for the platform. Prints what became of each invocation, at the end how many there were, how many were killed, the greatest
-resident memory of any process, and how far any reply was beyond the deadline (none should be).
+Stands for the platform: a mark of a merge that is put is told of once, an event that fails or is killed comes twice more, and where
+nothing is told of there is a tick. Prints what became of each invocation, at the end how many there were of each kind, how many
+were killed, the greatest resident memory of any process, and how far any reply was beyond the deadline (none should be).
 """
 
 import argparse
@@ -18,7 +19,11 @@ import subprocess
 import sys
 import threading
 import time
+import urllib.parse
 from pathlib import Path
+from xml.etree import ElementTree
+
+from stage import event
 
 
 class Interface(http.server.BaseHTTPRequestHandler):
@@ -100,6 +105,38 @@ class Function:
         self.process = None
 
 
+class Bucket:
+    """Tells of the marks of merges that were put since it was last asked."""
+
+    def __init__(self, given: argparse.Namespace):
+        self.endpoint, self.seen = given.endpoint, {}
+        self.bucket, _, prefix = given.store.removeprefix("s3://").partition("/")
+        self.prefix = f"{prefix}/" if prefix else ""
+
+    def get(self, path: str) -> bytes:
+        given = {name: os.environ.get(name, other) for name, other in CREDENTIALS.items()}
+        user = f"{given['AWS_ACCESS_KEY_ID']}:{given['AWS_SECRET_ACCESS_KEY']}"
+        sign = f"aws:amz:{given['AWS_REGION']}:s3"
+        command = ["curl", "-sS", "-f", "--aws-sigv4", sign, "--user", user, f"{self.endpoint}/{self.bucket}{path}"]
+        return subprocess.run(command, check=True, stdout=subprocess.PIPE).stdout
+
+    def told(self) -> list[bytes]:
+        prefix = urllib.parse.quote(f"{self.prefix}dirty/", safe="")
+        listing = ElementTree.fromstring(self.get(f"?list-type=2&prefix={prefix}"))
+        keys = [e.text for e in listing.iter() if e.tag.endswith("Key")]
+        events = []
+        # A mark of the log is a number of 20 digits; that of a merge has a token.
+        for key in (key for key in keys if "-" in key.rsplit("/", 1)[1]):
+            says = self.get(f"/{urllib.parse.quote(key)}")
+            if self.seen.get(key) != says:
+                self.seen[key] = says
+                record = event("s3")
+                record["s3"]["bucket"]["name"] = self.bucket
+                record["s3"]["object"]["key"] = urllib.parse.quote_plus(key, safe="/")
+                events.append(json.dumps({"Records": [record]}).encode())
+        return events
+
+
 CREDENTIALS = {"AWS_ACCESS_KEY_ID": "esker-test", "AWS_SECRET_ACCESS_KEY": "esker-test-secret", "AWS_REGION": "us-east-1"}
 
 
@@ -116,7 +153,9 @@ def main() -> None:
     parser.add_argument("--most", type=int, default=2000, help="invocations after which it is given up")
     parser.add_argument("--log", default="steps.log")
     given = parser.parse_args()
-    draw, outcomes, late, killed = random.Random(given.seed), collections.Counter(), 0.0, 0
+    draw, outcomes, kinds = random.Random(given.seed), collections.Counter(), collections.Counter()
+    late, killed, bucket, waiting = 0.0, 0, Bucket(given), collections.deque()
+    tick = json.dumps(event("schedule")).encode()
     began = time.monotonic()
     print(f"load {os.getloadavg()[0]:.1f}", flush=True)
     with open(given.log, "wb") as log:
@@ -125,8 +164,11 @@ def main() -> None:
             function.start()
             name = f"step-{number}"
             sent = time.monotonic()
-            body = json.dumps({"collection": given.collection}).encode()
-            Interface.events.put((name, body, int((time.time() + given.deadline) * 1000)))
+            waiting.extend((body, 3) for body in bucket.told())
+            asked, left = waiting.popleft() if waiting else (tick, 1)
+            kind = "tick" if asked is tick else "mark" if left == 3 else "again"
+            kinds[kind] += 1
+            Interface.events.put((name, asked, int((time.time() + given.deadline) * 1000)))
             dies = draw.random() < given.kill
             wait = draw.uniform(0, given.deadline) if dies else given.deadline + 5
             try:
@@ -140,22 +182,27 @@ def main() -> None:
                     outcomes["late"] += 1
                 function.kill()
                 killed += 1
+                if left > 1:
+                    waiting.append((asked, left - 1))
                 continue
             took = time.monotonic() - sent
             function.measure()
             late = max(late, took - given.deadline)
             reply = json.loads(body)
-            outcome = {"outcome": "error", "error": reply} if failed else reply[given.collection]
+            nothing = {"outcome": "nothing"}
+            outcome = {"outcome": "error", "error": reply} if failed else reply.get(given.collection, nothing)
+            if failed and left > 1:
+                waiting.append((asked, left - 1))
             outcomes[outcome["outcome"]] += 1
             said = {key: value for key, value in outcome.items() if key != "outcome"}
-            print(f"{number}: {outcome['outcome']} {took:.2f} s {said}", flush=True)
-            if outcome["outcome"] == "nothing":
+            print(f"{number}: {kind} {outcome['outcome']} {took:.2f} s {said}", flush=True)
+            if asked is tick and outcome == nothing:
                 break
         else:
             sys.exit("it did not end")
         function.kill()
     print(
-        f"{number + 1} invocations, {killed} killed, {dict(outcomes)}; {time.monotonic() - began:.0f} s; "
+        f"{number + 1} invocations {dict(kinds)}, {killed} killed, {dict(outcomes)}; {time.monotonic() - began:.0f} s; "
         f"at most {function.peak / 1024:.0f} MiB resident; replies at most {late:.2f} s beyond the deadline"
     )
 

@@ -2,6 +2,7 @@
 //! attributes beside each other, calibrate, lay out the index. Sync, seeded, no I/O: equal rows, options and instruction
 //! set give equal bytes whatever the number of threads.
 
+mod buckets;
 mod calibration;
 mod codes;
 mod copies;
@@ -34,7 +35,7 @@ use calibration::Truth;
 use codes::Coded;
 use copies::Postings;
 pub(crate) use large::Large;
-pub(crate) use merge::Base;
+pub(crate) use merge::{Base, BaseCodes};
 use order::Ordered;
 #[cfg(test)]
 pub(crate) use order::floats as floats_of_batch;
@@ -237,7 +238,7 @@ pub fn build_segment_in_scratch(
     let mut spill = Spill::new(target.settings, memory, options.seed, scratch)?;
     parallel::ahead(options.threads, rows, |batch| spill.push(&batch))?;
     watch.lap("spill");
-    let built = Large { target, options, memory, scratch, watch }.build(spill, progress)?;
+    let built = Large { target, options, memory, scratch, watch }.build(spill, None, progress)?;
     Ok(built.and_then(|made| match (made.rows_file, made.index_file) {
         (Blob::Scratch(rows_file), Blob::Scratch(index_file)) => {
             Some(BuiltFiles { rows_file, index_file, summary: made.summary, header: made.header })

@@ -270,7 +270,7 @@ impl Compactor {
             Inputs::read(meter, collection, &unfolded, &winners, &merges, now_ms, &mut rows, progress)
                 .await?;
         let live = tail.keep(&winners, &mut rows).await?;
-        let base = inputs.base(meter, &unfolded, winners.live_rows, &rows).await?;
+        let base = inputs.base(meter, &unfolded, winners.live_rows, &rows, &*self.scratch).await?;
         let work = Work::new(&unfolded, &inputs, &winners, live);
         // Entries, payloads and headers are done with; rows live on in what is built.
         drop((tail, winners));
@@ -288,7 +288,7 @@ impl Compactor {
             Gathered::Scratch(spill) => {
                 let (memory, scratch, watch) =
                     (self.options.memory, &*self.scratch, StopWatch::new(&**clock));
-                Large { target, options, memory, scratch, watch }.build(*spill, &heard)
+                Large { target, options, memory, scratch, watch }.build(*spill, base, &heard)
             }
         })?;
         work.check(&manifest, &inputs, built.as_ref())?;

@@ -16,10 +16,10 @@ mod sources;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use esker_format::keys::{Key, Made, Part};
+use esker_format::keys::{self, Key, Made, Part};
 use esker_format::manifest::{Manifest, Segment};
 use esker_format::{Error, Kind, Result, SetHash};
-use esker_store::{Collection, Meter, SegmentReader};
+use esker_store::{Collection, CreateReply, Meter, SegmentReader};
 use futures::future::try_join_all;
 use serde::Serialize;
 
@@ -36,6 +36,8 @@ use sources::{Plan, RESULTS, Sources};
 const JOB: &str = "job";
 /// What counts how often a job was taken up with as much done as before.
 const TRY: &str = "try";
+/// What counts the marks that steps put at their end.
+const WAKE: &str = "wake";
 /// From so many tries on, a step says that it needs more.
 const TRIES: usize = 3;
 /// Deletes sent together.
@@ -169,7 +171,26 @@ async fn abandon(
     Ok(())
 }
 
+/// Puts a job's mark, which wakes who goes on with it. `why` is for people. Failing costs time: a tick finds the work.
+pub(crate) async fn wake(meter: &Meter, collection: &Arc<Collection>, made: Made, why: &str) {
+    let key = keys::dirty_job(collection.id(), made);
+    let why = bytes::Bytes::copy_from_slice(why.as_bytes());
+    if let Err(e) = collection.client().overwrite(meter, &key, why).await {
+        tracing::warn!(collection = %collection.id(), error = %e, "nobody is woken to go on with a merge in steps");
+    }
+}
+
 impl Found {
+    /// Names its results.
+    pub(crate) fn made(&self) -> Made {
+        self.made
+    }
+
+    /// Whether a mark says that it is to be gone on with.
+    pub(crate) fn is_marked(&self) -> bool {
+        self.have.iter().any(|name| name.starts_with(WAKE))
+    }
+
     /// The segments that it merges.
     pub(crate) fn inputs(&self) -> impl Iterator<Item = Made> + '_ {
         self.plan.inputs.iter().map(|input| input.made)
@@ -210,6 +231,9 @@ impl Found {
                 Ok(Ended::Committed(report))
             }
             Err(Stop::Time) => {
+                if bench.new_results() > 0 {
+                    bench.wake().await;
+                }
                 let stuck = (bench.new_results() == 0 && tries >= TRIES).then_some(tries as u64);
                 let (done, stage) = (bench.results() as u64, bench.stage);
                 Ok(Ended::Paused(Steps { stage, done, total: about(&sources, &frame).max(done + 1), stuck }))
@@ -228,6 +252,18 @@ impl Found {
 }
 
 impl Bench<'_> {
+    /// Wakes who goes on. Of all steps that began before one of them did so, one: steps that others woke meanwhile make no
+    /// second row of them.
+    async fn wake(&self) {
+        let number = self.last(WAKE).map_or(0, |last| last + 1);
+        let key = self.collection.keys().job(self.made, &format!("{WAKE}-{number}"));
+        match self.collection.client().create(self.meter, &key, bytes::Bytes::new()).await {
+            CreateReply::Exists => {}
+            // Two too many do no harm, none too few would.
+            _ => wake(self.meter, self.collection, self.made, &number.to_string()).await,
+        }
+    }
+
     /// Deletes everything of the job, as far as the store lets it: what is left the next call finds, or a collection.
     async fn abandon(&self) {
         let done = async {
@@ -238,7 +274,9 @@ impl Bench<'_> {
             let prefix = self.collection.keys().job_prefix(self.made);
             let listed = self.collection.client().list_all(self.meter, &prefix).await?;
             let names = listed.iter().filter_map(|l| l.key.strip_prefix(&prefix).map(str::to_owned));
-            abandon(self.meter, self.collection, self.made, &names.collect()).await
+            abandon(self.meter, self.collection, self.made, &names.collect()).await?;
+            let mark = keys::dirty_job(self.collection.id(), self.made);
+            self.collection.client().delete(self.meter, &mark).await
         };
         if let Err(e) = done.await {
             tracing::debug!(collection = %self.collection.id(), error = %e, "a merge in steps left something behind");

@@ -17,17 +17,21 @@ use crate::{Collector, Compactor, Report, Steps};
 /// Nothing is begun with less time than this left: a small fold takes some seconds over a slow store.
 const LEAST: Duration = Duration::from_secs(3);
 
-/// The collections that marks name, each with the last entry that one was put for. One LIST.
+/// The collections that marks name, each with the last entry that one was put for; 0 where there is only a merge to go on
+/// with. One LIST.
 ///
 /// # Errors
 /// Those of the store.
 pub async fn marked(store: &Store, meter: &Meter) -> Result<BTreeMap<CollectionId, Seq>> {
     let mut found = BTreeMap::new();
     for mark in store.client().list_all(meter, DIRTY).await? {
-        if let Ok(Key::Dirty(id, seq)) = Key::parse(&mark.key) {
-            let last: &mut Seq = found.entry(id).or_default();
-            *last = seq.max(*last);
-        }
+        let (id, seq) = match Key::parse(&mark.key) {
+            Ok(Key::Dirty(id, seq)) => (id, seq),
+            Ok(Key::DirtyJob(id, _)) => (id, 0),
+            _ => continue,
+        };
+        let last: &mut Seq = found.entry(id).or_default();
+        *last = seq.max(*last);
     }
     Ok(found)
 }
@@ -37,11 +41,13 @@ pub fn is_long(entries: u64, bytes: u64) -> bool {
     entries >= limits::FOLD_ENTRIES || bytes >= limits::FOLD_BYTES
 }
 
-/// The collection that an object belongs to, by its key relative to the store; none for what tells of no work.
-pub fn worked_on(key: &str) -> Option<Name> {
+/// The collection that a new object belongs to, by its key relative to the store, and what is to be done there; none for
+/// what tells of no work.
+pub fn worked_on(key: &str) -> Option<(Name, Task)> {
     use esker_format::keys::Part;
     match Key::parse(key).ok()? {
-        Key::Dirty(id, _) | Key::Of(id, Part::Wal(_)) => Some(id.name().clone()),
+        Key::Dirty(id, _) | Key::Of(id, Part::Wal(_)) => Some((id.name().clone(), Task::FoldLong)),
+        Key::DirtyJob(id, _) => Some((id.name().clone(), Task::Fold)),
         _ => None,
     }
 }
@@ -159,7 +165,7 @@ pub struct Worker {
 /// What to do with a collection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Task {
-    /// Folds its log, however short.
+    /// Folds its log, however short, and goes on with a merge in steps.
     Fold,
     /// Folds its log if it is long.
     FoldLong,
@@ -243,7 +249,11 @@ impl Worker {
         if !report.committed {
             // A mark that was put after its entry had been folded would wake us for ever.
             if let Some(manifest) = collection.last_seen() {
-                collection.clear_marks(meter, manifest.watermark).await;
+                let is_done = |mark: &Key| match mark {
+                    Key::Dirty(_, seq) => *seq <= manifest.watermark,
+                    _ => true,
+                };
+                collection.clear_marks(meter, is_done).await;
             }
             return Ok(Outcome::Nothing);
         }

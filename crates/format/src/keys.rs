@@ -183,6 +183,11 @@ pub fn dirty(id: &CollectionId, seq: Seq) -> String {
     format!("{DIRTY}{id}/{}", descending(seq))
 }
 
+/// `dirty/{id}/{base}-{token}`: "this merge in steps waits to be gone on with".
+pub fn dirty_job(id: &CollectionId, made: Made) -> String {
+    format!("{DIRTY}{id}/{made}")
+}
+
 /// `dirty/{id}/`.
 pub fn dirty_prefix(id: &CollectionId) -> String {
     format!("{DIRTY}{id}/")
@@ -197,6 +202,8 @@ pub enum Key {
     Name(Name, u64),
     /// A dirty mark.
     Dirty(CollectionId, Seq),
+    /// That of a merge in steps.
+    DirtyJob(CollectionId, Made),
     /// A file of `doctor`.
     Doctor,
     /// An object of a collection.
@@ -254,7 +261,11 @@ fn parse(key: &str) -> Option<Key> {
     }
     if let Some(rest) = key.strip_prefix(DIRTY) {
         let (id, seq) = rest.split_once('/')?;
-        return Some(Key::Dirty(id.parse().ok()?, parse_descending(seq)?));
+        let id = id.parse().ok()?;
+        return match parse_descending(seq) {
+            Some(seq) => Some(Key::Dirty(id, seq)),
+            None => Some(Key::DirtyJob(id, Made::parse(seq)?)),
+        };
     }
     let (id, rest) = key.strip_prefix(COLLECTIONS)?.split_once('/')?;
     let id: CollectionId = id.parse().ok()?;

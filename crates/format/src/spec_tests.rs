@@ -91,6 +91,7 @@ fn keys_page() {
         keys::STORE.to_owned(),
         keys::name_record(id.name(), 1),
         keys::dirty(&id, 1),
+        keys::dirty_job(&id, made),
         format!("{}…", keys::DOCTOR),
         k.wal(1),
         k.manifest(1),

@@ -8,7 +8,7 @@ mod parallel;
 mod second;
 mod stream;
 
-pub use adapt::{Adapted, Standing, adapt};
+pub use adapt::{Adapted, Plan, Standing, Survey, adapt};
 pub use neighbours::Neighbours;
 pub use second::Seconds;
 pub use stream::{Leaves, Moments, Training, arrange};
@@ -117,6 +117,11 @@ fn leaf_count(rows: usize, target: usize) -> usize {
 
 fn training_rows(rows: usize, leaves: usize) -> usize {
     if rows <= TRAIN_ALL { rows } else { rows.min((TRAIN_PER_LEAF * leaves).max(TRAIN_ALL)) }
+}
+
+/// Whether a leaf of so many rows is dissolved.
+fn is_small(rows: usize, target: usize) -> bool {
+    rows * MERGE_BELOW < target
 }
 
 /// `count` of n places, one from each of as many equal stretches.
@@ -275,14 +280,15 @@ impl Build<'_> {
         self.split(assignment, above);
     }
 
-    /// Splits leaves above `above` times the target and numbers all that have rows densely, keeping their order.
-    fn split(&self, assignment: &mut [u32], above: usize) {
+    /// Splits leaves above `above` times the target and numbers all that have rows densely, keeping their order. Of each
+    /// leaf then the one that it was, if it is the whole of that.
+    fn split(&self, assignment: &mut [u32], above: usize) -> Vec<Option<u32>> {
+        let mut whole = Vec::new();
         let leaves = assignment.iter().max().map_or(0, |leaf| *leaf as usize + 1);
         let (mut grouped, ends) = group(&all(assignment.len()), assignment, leaves);
-        let mut next = 0u32;
         let mut rest = grouped.as_mut_slice();
         let mut start = 0;
-        for &end in &ends {
+        for (number, &end) in (0u32..).zip(&ends) {
             let (leaf, tail) = std::mem::take(&mut rest).split_at_mut(end - start);
             (rest, start) = (tail, end);
             if leaf.is_empty() {
@@ -291,10 +297,12 @@ impl Build<'_> {
             let parts = if leaf.len() > above * self.target { leaf.len().div_ceil(self.target) } else { 1 };
             let mut from = 0;
             for to in bisect(self.rows, leaf, parts, self.seed, self.threads) {
-                leaf[from..to].iter().for_each(|row| assignment[*row as usize] = next);
-                (next, from) = (next + 1, to);
+                leaf[from..to].iter().for_each(|row| assignment[*row as usize] = whole.len() as u32);
+                whole.push((parts == 1).then_some(number));
+                from = to;
             }
         }
+        whole
     }
 
     /// Moves the rows of leaves below a quarter of the target to the nearest of the others.
@@ -302,7 +310,7 @@ impl Build<'_> {
         let d = self.rows.d;
         let mut counts = vec![0usize; centroids.len() / d];
         assignment.iter().for_each(|leaf| counts[*leaf as usize] += 1);
-        let keeps = |leaf: usize| counts[leaf] * MERGE_BELOW >= self.target;
+        let keeps = |leaf: usize| !is_small(counts[leaf], self.target);
         let kept: Vec<u32> = (0..counts.len()).filter(|leaf| keeps(*leaf)).map(|leaf| leaf as u32).collect();
         let moved: Vec<u32> = (0..assignment.len())
             .filter(|row| !keeps(assignment[*row] as usize))
@@ -327,22 +335,29 @@ impl Build<'_> {
         let mut number = vec![0u32; leaves];
         tree_order.iter().enumerate().for_each(|(new, old)| number[*old as usize] = new as u32);
         assignment.iter_mut().for_each(|leaf| *leaf = number[*leaf as usize]);
-        let order = self.order_inside(&assignment, leaves);
+        let order = self.order_inside(&assignment, leaves, |_, _| false);
         let centroids =
             tree_order.iter().flat_map(|old| &centroids[*old as usize * d..][..d]).copied().collect();
         Clustering { leaves, centroids, assignment, order }
     }
 
-    /// Rows by leaf, those of each ordered by bisection into some eight.
-    fn order_inside(&self, assignment: &[u32], leaves: usize) -> Vec<u32> {
+    /// Rows by leaf, those of each ordered by bisection into some eight unless they `stay` as they are.
+    fn order_inside(
+        &self,
+        assignment: &[u32],
+        leaves: usize,
+        stay: impl Fn(usize, &[u32]) -> bool,
+    ) -> Vec<u32> {
         let (mut order, ends) = group(&all(assignment.len()), assignment, leaves);
         let mut parts = Vec::with_capacity(leaves);
         let mut rest = order.as_mut_slice();
         let mut start = 0;
-        for end in ends {
+        for (number, end) in ends.into_iter().enumerate() {
             let (leaf, tail) = std::mem::take(&mut rest).split_at_mut(end - start);
-            parts.push(leaf);
             (rest, start) = (tail, end);
+            if !stay(number, leaf) {
+                parts.push(leaf);
+            }
         }
         parallel::for_chunks(self.threads, &mut parts, 4, |_, leaves| {
             for leaf in leaves {

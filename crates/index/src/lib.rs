@@ -24,8 +24,8 @@ pub use bits::{Bitset, lanes};
 pub use centroids::{Centroids, Coarse, LeafQuery, Origin, centroid_bytes, pick_bits};
 pub use check::check16;
 pub use cluster::{
-    Adapted, Clustering, Leaves, Moments, Neighbours, Seconds, Standing, Training, adapt, arrange, cluster,
-    cluster_work, leaf_target,
+    Adapted, Clustering, Leaves, Moments, Neighbours, Plan, Seconds, Standing, Survey, Training, adapt,
+    arrange, cluster, cluster_work, leaf_target,
 };
 pub use codes::{
     Encoder, GROUP, LeafEncoder, RowCode, group_bytes, pack_group, pack_row, padded, residual_scale,

@@ -3,11 +3,11 @@
 use std::sync::Arc;
 
 use esker_format::head::{self, Head, Part};
-use esker_format::keys::{self, Key, parse_descending};
+use esker_format::keys::{self, Key};
 use esker_format::manifest::{Floors, Manifest, Segment};
 use esker_format::register::{Change, Publish, Refusal};
 use esker_format::schema::Schema;
-use esker_format::{Error, Kind, Result, Seq, Token};
+use esker_format::{Error, Result, Seq, Token};
 
 use crate::client::together;
 use crate::collection::{Collection, live};
@@ -31,7 +31,8 @@ impl Collection {
             // Only what is committed may be copied. Late or lost, the copy makes reads slower, never wrong.
             self.refresh_head(meter, manifest, parts).await;
             // Marks last: while one stands, someone looks for work.
-            self.clear_marks(meter, manifest.watermark).await;
+            self.clear_marks(meter, |mark| matches!(mark, Key::Dirty(_, seq) if *seq <= manifest.watermark))
+                .await;
         }
         Ok(commit)
     }
@@ -124,14 +125,12 @@ impl Collection {
         Ok(parts)
     }
 
-    /// Removes the marks of work that is done. One that cannot be removed now is by the next publish.
-    pub async fn clear_marks(&self, meter: &Meter, watermark: Seq) {
+    /// Removes the marks whose work is done. One that cannot be removed now is by the next publish.
+    pub async fn clear_marks(&self, meter: &Meter, is_done: impl Fn(&Key) -> bool) {
         let prefix = keys::dirty_prefix(self.id());
         let done = async {
             let marks = self.client().list_all(meter, &prefix).await?;
-            let done = marks
-                .iter()
-                .filter(|m| matches!(Key::parse(&m.key), Ok(Key::Dirty(_, seq)) if seq <= watermark));
+            let done = marks.iter().filter(|m| Key::parse(&m.key).is_ok_and(|mark| is_done(&mark)));
             let deletes = done.map(|m| {
                 let meter = meter.fork();
                 async move { self.client().delete(&meter, &m.key).await }
@@ -147,8 +146,12 @@ impl Collection {
     pub async fn marks(&self, meter: &Meter) -> Result<Vec<Seq>> {
         let prefix = keys::dirty_prefix(self.id());
         let marks = self.client().list_all(meter, &prefix).await?;
-        let seq = |key: &str| key.strip_prefix(&prefix).and_then(parse_descending);
-        marks.iter().map(|m| seq(&m.key).ok_or_else(|| Error::new(Kind::Corrupt, m.key.clone()))).collect()
+        let seq = |mark| match mark {
+            Key::Dirty(_, seq) => Some(seq),
+            _ => None,
+        };
+        let marks = marks.iter().map(|m| Key::parse(&m.key).map(seq));
+        marks.filter_map(Result::transpose).collect()
     }
 }
 

@@ -108,6 +108,26 @@ impl SegmentReader {
         .await
     }
 
+    /// The code groups that some leaves touch, checked.
+    pub async fn codes(&self, meter: &Meter, leaves: Range<u32>) -> Result<Bytes> {
+        let filled = || leaves.clone().filter(|leaf| !self.header.leaf(*leaf).postings.is_empty());
+        let range = |leaf| self.header.codes_range(self.header.leaf_groups(leaf));
+        let (Some(first), Some(last)) = (filled().next(), filled().next_back()) else {
+            return Ok(Bytes::new());
+        };
+        let all = range(first).start..range(last).end;
+        let pieces = [Piece::of(self.index_key.as_str(), all.clone())];
+        self.read(meter, &pieces, |bytes| {
+            let bytes = bytes.first().cloned().unwrap_or_default();
+            for leaf in filled() {
+                let own = (range(leaf).start - all.start) as usize..(range(leaf).end - all.start) as usize;
+                self.header.check_leaf_codes(leaf, bytes.get(own).unwrap_or_default())?;
+            }
+            Ok(bytes)
+        })
+        .await
+    }
+
     /// Rows that may have these ids, live ones only: position in `hashes`, which ascend, and ordinal. Another id can have
     /// the same hash.
     pub async fn find(&self, meter: &Meter, hashes: &[u64]) -> Result<Vec<(usize, u32)>> {

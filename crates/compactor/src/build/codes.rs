@@ -1,5 +1,6 @@
 //! Centroids and codes of a segment in ordinal order.
 
+use std::ops::Range;
 use std::sync::Mutex;
 
 use esker_format::schema::Settings;
@@ -125,6 +126,11 @@ impl Coded {
     /// The code of a row that another segment had.
     pub(super) fn copied_code(&self, ordinal: usize) -> Option<RowCode> {
         self.copies.as_ref()?.get(ordinal)
+    }
+
+    /// Reads what the encoding of some rows needs of another segment.
+    pub(super) fn fetch(&mut self, ordinals: Range<usize>) -> Result<()> {
+        self.copies.as_mut().map_or(Ok(()), |copies| copies.fetch(ordinals))
     }
 
     /// Gives rows copies; before anything is encoded.

@@ -2,9 +2,12 @@
 //! improved by one pass over all rows; rows are parted into buckets of neighbouring leaves, each of which is put in order
 //! in memory and written; codes, limits and attributes are made from the written rows.
 //!
+//! Around a base (`merge`) there is no training: one pass surveys how the rows fit its leaves, the next puts each into its
+//! leaf. The base's codes are read where they are copied, from a scratch file.
+//!
 //! Beside parts of the memory allowed it takes up to 110 bytes a row at d = 384: codes (d/8 + 8), hashes of ids (8), the
-//! order (4), and either the values of one column (16) or, last, the id map (36). Copies in second leaves take codes and
-//! hashes once more, and 20 bytes.
+//! order (4), around a base where a code was (4), and either the values of one column (16) or, last, the id map (36).
+//! Copies in second leaves take codes and hashes once more, and 20 bytes.
 
 use std::io::Write;
 use std::sync::{Arc, Mutex};
@@ -17,15 +20,17 @@ use esker_format::segment::index::{Calibration, IndexParts, IndexWriter, Spool};
 use esker_format::segment::payload::{Payload, PayloadWriter};
 use esker_format::segment::rows::{RowsLayout, RowsWriter, verify_layout};
 use esker_format::{Error, Result};
-use esker_index::{GROUP, Leaves, Moments, arrange, leaf_target, residual_square};
+use esker_index::{GROUP, Leaves, Moments, Plan, Standing, Survey, arrange, leaf_target, residual_square};
 use parquet::arrow::ProjectionMask;
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 
+use super::buckets::Part;
 use super::calibration::Truth;
 use super::codes::Coded;
 use super::copies::Postings;
+use super::merge::{self, Base};
 use super::order::{Source, floats};
-use super::spill::{Blocks, Parts, Spill};
+use super::spill::Spill;
 use super::vectors::{InFile, Vectors};
 use super::{Blob, BuildOptions, Ids, Made, StopWatch, Target, metric};
 use crate::parallel::{self, Task};
@@ -51,83 +56,14 @@ pub(crate) struct Large<'a> {
     pub(crate) watch: StopWatch<'a>,
 }
 
-/// Which rows go together: buckets of neighbouring leaves.
-struct Buckets {
-    /// Most rows of a bucket.
-    capacity: usize,
-    /// Bucket that takes the next row of each leaf.
-    of_leaf: Vec<u32>,
-    /// First leaf of each bucket.
-    first_leaf: Vec<u32>,
-    /// Number of rows of each.
-    rows: Vec<usize>,
-}
-
-impl Buckets {
-    /// Buckets that are three quarters full if the leaves get the rows that they expect.
-    fn new(leaves: &Leaves, capacity: usize) -> Self {
-        let (mut of_leaf, mut first_leaf, mut room) = (Vec::with_capacity(leaves.count()), Vec::new(), 0);
-        for leaf in 0..leaves.count() {
-            let expected = leaves.expected().get(leaf).map_or(0, |rows| *rows as usize);
-            if first_leaf.is_empty() || expected > room {
-                first_leaf.push(leaf as u32);
-                room = capacity - capacity / 4;
-            }
-            of_leaf.push(first_leaf.len() as u32 - 1);
-            room = room.saturating_sub(expected);
-        }
-        let rows = vec![0; first_leaf.len()];
-        Buckets { capacity, of_leaf, first_leaf, rows }
-    }
-
-    /// The bucket of the next row of a leaf. Behind a full bucket another is opened for its leaves.
-    fn place(&mut self, leaf: u32) -> u32 {
-        let full = self.of_leaf[leaf as usize];
-        if self.rows[full as usize] == self.capacity {
-            let first = self.first_leaf[full as usize];
-            let more = self.rows.len() as u32;
-            self.first_leaf.push(first);
-            self.rows.push(0);
-            let same = self.of_leaf[first as usize..].iter_mut().take_while(|bucket| **bucket == full);
-            same.for_each(|bucket| *bucket = more);
-        }
-        let bucket = self.of_leaf[leaf as usize];
-        self.rows[bucket as usize] += 1;
-        bucket
-    }
-
-    /// The buckets in the order of their leaves, which their rows are written in.
-    fn in_order(&self) -> Vec<u32> {
-        let mut order: Vec<u32> = (0..self.rows.len() as u32).collect();
-        order.sort_by_key(|bucket| self.first_leaf[*bucket as usize]);
-        order
-    }
-
-    /// Numbers of the rows of each bucket, ascending, given the bucket of each.
-    fn inputs(&self, of_row: &[u32]) -> Vec<Vec<u32>> {
-        let mut inputs: Vec<Vec<u32>> = self.rows.iter().map(|rows| Vec::with_capacity(*rows)).collect();
-        for (row, bucket) in (0u32..).zip(of_row) {
-            inputs[*bucket as usize].push(row);
-        }
-        inputs
-    }
-}
-
-/// The rows of a bucket, not yet in order.
-struct Part {
-    /// Their numbers, ascending.
-    inputs: Vec<u32>,
-    /// Their leaves, from the bucket's first on.
-    leaves: Vec<u32>,
-    blocks: Blocks,
-}
-
 /// A bucket in order.
 struct Arranged {
     order: Vec<u32>,
     /// Rows of each leaf.
     sizes: Vec<u32>,
     centroids: Vec<f32>,
+    /// Around a base: of each leaf the base's whose centroid it has.
+    origin: Vec<Option<u32>>,
     /// Squared residuals of all rows.
     square: f64,
     batches: Vec<RecordBatch>,
@@ -138,6 +74,7 @@ struct Written {
     order: Vec<u32>,
     leaf_starts: Vec<u32>,
     centroids: Vec<f32>,
+    origin: Vec<Option<u32>>,
     square: f64,
     ids: Ids,
     rows_file: Arc<dyn ScratchFile>,
@@ -147,8 +84,13 @@ struct Written {
 }
 
 impl Large<'_> {
-    /// Builds a segment of all rows of `spill`. No rows make no segment.
-    pub(crate) fn build(mut self, spill: Spill, progress: &dyn Fn(u64, u64)) -> Result<Option<Made>> {
+    /// Builds a segment of all rows of `spill`, around the input that has most of them if one has. No rows make no segment.
+    pub(crate) fn build(
+        mut self,
+        spill: Spill,
+        base: Option<Base<'_>>,
+        progress: &dyn Fn(u64, u64),
+    ) -> Result<Option<Made>> {
         let rows = spill.rows();
         if rows == 0 {
             return Ok(None);
@@ -158,8 +100,7 @@ impl Large<'_> {
         }
         let pass = |done: u64| progress(done * rows, PASSES * rows);
         pass(0);
-        let parts = self.part(spill, &pass)?;
-        let written = self.write(parts, rows as usize)?;
+        let written = self.placed(spill, base.as_ref(), &pass)?;
         pass(4);
         let settings = self.target.settings;
         let memory = self.memory;
@@ -167,7 +108,8 @@ impl Large<'_> {
         let vectors =
             InFile { file: &*written.rows_file, layout: &written.layout, settings, memory, threads };
         verify_layout("the new rows file", &Chunks(Arc::clone(&written.rows_file)), &written.layout)?;
-        let (coded, truth) = self.encode(&written, &vectors)?;
+        let (coded, truth) = self.encode(&written, &vectors, base.as_ref())?;
+        drop(base);
         pass(5);
         let calibration = truth.calibrate(&coded, &written.leaf_starts, self.options);
         drop(truth);
@@ -178,8 +120,25 @@ impl Large<'_> {
         Ok(Some(made))
     }
 
-    /// Finds the leaf of every row and writes rows of neighbouring leaves beside each other.
-    fn part(&mut self, mut spill: Spill, pass: &dyn Fn(u64)) -> Result<Vec<Part>> {
+    /// Puts the rows in their order and writes them.
+    fn placed(&mut self, spill: Spill, base: Option<&Base<'_>>, pass: &dyn Fn(u64)) -> Result<Written> {
+        let rows = spill.rows() as usize;
+        if let Some(base) = base {
+            let (centroids, leaf_of) = (base.header.centroids(), base.leaf_of(rows)?);
+            let standing = base.standing(&centroids, &leaf_of);
+            if let Some((plan, parts)) = self.around(&spill, base, standing, pass)? {
+                drop(spill);
+                pass(3);
+                return self.write(parts, Some(&plan), rows);
+            }
+        }
+        let parts = self.anew(spill, pass)?;
+        pass(3);
+        self.write(parts, None, rows)
+    }
+
+    /// Leaves trained on the sample, and improved by a pass over all rows; rows parted by them.
+    fn anew(&mut self, mut spill: Spill, pass: &dyn Fn(u64)) -> Result<Vec<Part>> {
         let BuildOptions { seed, threads, .. } = self.options;
         let settings = self.target.settings;
         let (d, rows) = (settings.dimension as usize, spill.rows() as usize);
@@ -200,54 +159,70 @@ impl Large<'_> {
         drop(moments);
         self.watch.lap("refine");
         pass(2);
-        let capacity = (self.memory / BUCKET_SHARE / settings.stride() as u64) as usize;
-        let mut buckets = Buckets::new(&leaves, capacity.max(target));
-        let (mut assignment, mut of_row) = (Vec::with_capacity(rows), Vec::with_capacity(rows));
-        let mut parts = Parts::new(self.scratch)?;
-        let batches = spill.read().map(|batch| {
-            let batch = batch?;
-            let found = leaves.assign(&floats(&batch, settings)?, threads);
-            Ok((batch, found))
-        });
-        parallel::ahead(threads, batches, |(batch, found)| {
-            let first = of_row.len();
-            of_row.extend(found.iter().map(|leaf| buckets.place(*leaf)));
-            assignment.extend(found);
-            parts.push(&batch, &of_row[first..])
-        })?;
+        let expected = (leaves.count(), leaves.expected());
+        let parts = self.part(&spill, expected, |vectors| leaves.assign(vectors, threads))?;
         self.watch.lap("part");
-        pass(3);
-        let mut inputs = buckets.inputs(&of_row);
-        let mut blocks: Vec<Option<Blocks>> = parts.finish().into_iter().map(Some).collect();
-        let in_order = buckets.in_order().into_iter().filter_map(|bucket| {
-            let inputs = std::mem::take(&mut inputs[bucket as usize]);
-            let first = buckets.first_leaf[bucket as usize];
-            let leaves = inputs.iter().map(|input| assignment[*input as usize] - first).collect();
-            let blocks = blocks.get_mut(bucket as usize)?.take()?;
-            (!inputs.is_empty()).then_some(Part { inputs, leaves, blocks })
-        });
-        Ok(in_order.collect())
+        Ok(parts)
+    }
+
+    /// The leaves of a base where they still fit, and new ones; rows parted by them. `None` where a new clustering is
+    /// better.
+    fn around<'s>(
+        &mut self,
+        spill: &Spill,
+        base: &Base<'_>,
+        standing: Standing<'s>,
+        pass: &dyn Fn(u64),
+    ) -> Result<Option<(Plan<'s>, Vec<Part>)>> {
+        let BuildOptions { seed, threads, .. } = self.options;
+        let settings = self.target.settings;
+        let (d, target) = (settings.dimension as usize, leaf_target(spill.rows()));
+        let survey = Survey::new(standing, d, metric(settings), target, seed, threads);
+        let mut survey = survey.map_err(|e| base.wrong(&e))?;
+        let vectors = spill.read().map(|batch| floats(&batch?, settings));
+        parallel::ahead(threads, vectors, |vectors| {
+            survey.add(&vectors);
+            Ok(())
+        })?;
+        self.watch.lap("survey");
+        pass(1);
+        let (sample, numbers) = spill.sample();
+        let plan = survey.plan(sample, numbers).map_err(|e| base.wrong(&e))?;
+        let Some(mut plan) = plan.filter(|plan| base.fits(plan.count(), d)) else { return Ok(None) };
+        self.watch.lap("plan");
+        let (count, expected) = (plan.count(), plan.expected().to_vec());
+        let parts = self.part(spill, (count, &expected), |vectors| plan.assign(vectors))?;
+        self.watch.lap("part");
+        pass(2);
+        Ok(plan.holds().then_some((plan, parts)))
     }
 
     /// Reads the rows of a bucket and puts them in order.
-    fn arrange(&self, part: Part, target: usize) -> Result<Arranged> {
+    fn arrange(&self, part: Part, plan: Option<&Plan<'_>>, target: usize) -> Result<Arranged> {
         let BuildOptions { seed, threads, .. } = self.options;
         let settings = self.target.settings;
         let (d, metric) = (settings.dimension as usize, metric(settings));
         let source = Source::gather(part.blocks.read().collect::<Result<_>>()?, settings)?;
-        let arranged = arrange(source.vectors(), d, metric, part.leaves, target, seed, threads);
+        let (vectors, Part { inputs, first, leaves, .. }) = (source.vectors(), part);
+        let (arranged, origin) = match plan {
+            None => (arrange(vectors, d, metric, leaves, target, seed, threads), Vec::new()),
+            Some(plan) => {
+                let adapted = plan.arrange(vectors, &inputs, first, leaves);
+                (adapted.clustering, adapted.origin)
+            }
+        };
         let mut sizes = vec![0u32; arranged.leaves];
         arranged.assignment.iter().for_each(|leaf| sizes[*leaf as usize] += 1);
         let leaf = |row: usize| &arranged.centroids[arranged.assignment[row] as usize * d..][..d];
         let mut square = 0.0;
-        residual_square(metric, d, source.vectors(), leaf, &mut square);
-        let order = arranged.order.iter().map(|row| part.inputs[*row as usize]).collect();
+        residual_square(metric, d, vectors, leaf, &mut square);
+        let order = arranged.order.iter().map(|row| inputs[*row as usize]).collect();
         let batches = source.reorder(&arranged.order, &self.target, threads)?.batches;
-        Ok(Arranged { order, sizes, centroids: arranged.centroids, square, batches })
+        Ok(Arranged { order, sizes, centroids: arranged.centroids, origin, square, batches })
     }
 
     /// Writes the rows and payload of bucket after bucket, while the next one is put in order.
-    fn write(&mut self, parts: Vec<Part>, count: usize) -> Result<Written> {
+    fn write(&mut self, parts: Vec<Part>, plan: Option<&Plan<'_>>, count: usize) -> Result<Written> {
         let threads = self.options.threads;
         let Target { settings, schema, collection } = self.target;
         let target = leaf_target(count as u64);
@@ -256,16 +231,17 @@ impl Large<'_> {
         let mut rows = RowsWriter::new(&mut rows_out, settings, schema)?;
         let mut payload = PayloadWriter::new(settings, schema)?;
         let (mut order, mut ids) = (Vec::with_capacity(count), Ids::default());
-        let (mut leaf_starts, mut centroids, mut square) = (vec![0], Vec::new(), 0.0);
+        let (mut leaf_starts, mut centroids, mut origin, mut square) = (vec![0], Vec::new(), Vec::new(), 0.0);
         ids.hashes.reserve_exact(count);
         let this = &*self;
-        let arranged = parts.into_iter().map(|part| this.arrange(part, target));
+        let arranged = parts.into_iter().map(|part| this.arrange(part, plan, target));
         parallel::ahead(threads, arranged, |bucket| {
             order.extend(bucket.order);
             for size in bucket.sizes {
                 leaf_starts.push(leaf_starts[leaf_starts.len() - 1] + size);
             }
             centroids.extend(bucket.centroids);
+            origin.extend(bucket.origin);
             square += bucket.square;
             let batches = bucket.batches;
             let (mut rows_done, mut payload_done, mut ids_done) = (Ok(()), Ok(()), Ok(()));
@@ -288,6 +264,7 @@ impl Large<'_> {
             order,
             leaf_starts,
             centroids,
+            origin,
             square,
             ids,
             rows_file: rows_out.finish()?.0,
@@ -297,26 +274,46 @@ impl Large<'_> {
         })
     }
 
-    /// Encodes all rows, and copies of them in second leaves where these are worth it.
-    fn encode(&mut self, written: &Written, vectors: &InFile<'_>) -> Result<(Coded, Truth)> {
+    /// What codes are made with.
+    fn coded(&self, written: &Written, base: Option<&Base<'_>>) -> Result<Coded> {
+        let (settings, Written { centroids, origin, leaf_starts, .. }) = (self.target.settings, written);
+        let leaves = leaf_starts.len() - 1;
+        if let Some(base) = base.filter(|_| origin.len() == leaves) {
+            let new = merge::Leaves { centroids, origin, starts: leaf_starts };
+            if let Some(kept) = base.kept(&new, &written.order, settings.dimension as usize)? {
+                return Coded::kept(settings, leaves, kept);
+            }
+        }
+        let mut coded = Coded::new(settings, leaves, centroids, self.options.seed)?;
+        coded.set_scale(written.square, written.order.len());
+        Ok(coded)
+    }
+
+    /// Encodes all rows but those whose codes are copied, and copies of rows in second leaves where these are worth it.
+    fn encode(
+        &mut self,
+        written: &Written,
+        vectors: &InFile<'_>,
+        base: Option<&Base<'_>>,
+    ) -> Result<(Coded, Truth)> {
         let settings = self.target.settings;
         let starts = written.leaf_starts.as_slice();
-        let mut coded = Coded::new(settings, starts.len() - 1, &written.centroids, self.options.seed)?;
-        coded.set_scale(written.square, vectors.rows());
+        let mut coded = self.coded(written, base)?;
         let truth = Truth::find(vectors, &coded, self.options)?;
         self.watch.lap("truth");
         coded.set_postings(Postings::choose(vectors, &coded, starts, &truth, self.options)?);
         self.watch.lap("copies");
         let mut groups = coded.new_groups(vectors.rows());
-        if let Some(postings) = &coded.postings {
-            self.encode_twice(&coded, postings, starts, vectors, &mut groups)?;
-            coded.groups = groups;
+        if let Some(postings) = coded.postings.take() {
+            self.encode_twice(&mut coded, &postings, starts, vectors, &mut groups)?;
+            (coded.postings, coded.groups) = (Some(postings), groups);
             self.watch.lap("encode");
             return Ok((coded, truth));
         }
         let (d, stride, group_bytes) = (settings.dimension as usize, settings.stride(), coded.group_bytes);
         vectors.each_stored(|first, vectors, stored| {
             let rows = vectors.len() / d;
+            coded.fetch(first..first + rows)?;
             let out = &mut groups[first / GROUP * group_bytes..][..coded.groups_len(rows)];
             let parts = out.chunks_mut(ENCODE_ROWS / GROUP * group_bytes).enumerate();
             let coded = &coded;
@@ -337,7 +334,7 @@ impl Large<'_> {
     /// Encodes rows and their copies, wherever their leaves are.
     fn encode_twice(
         &self,
-        coded: &Coded,
+        coded: &mut Coded,
         postings: &Postings,
         starts: &[u32],
         vectors: &InFile<'_>,
@@ -346,6 +343,8 @@ impl Large<'_> {
         let (d, stride) = (coded.dimension(), self.target.settings.stride());
         let shared = Mutex::new(groups);
         vectors.each_stored(|first, vectors, stored| {
+            coded.fetch(first..first + vectors.len() / d)?;
+            let coded = &*coded;
             let parts = vectors.chunks(ENCODE_ROWS * d).zip(stored.chunks(ENCODE_ROWS * stride)).enumerate();
             let tasks = parts.map(|(part, (vectors, stored))| {
                 let (rows, shared) = ((first + part * ENCODE_ROWS, vectors, stored), &shared);
@@ -409,6 +408,7 @@ impl Large<'_> {
         let summary = IndexWriter::new(parts)?.write(&mut out)?;
         let index_file = out.finish()?.0;
         let header = range(&*index_file, 0, summary.header_len as usize).map_err(broken)?;
+        let copied = coded.copied();
         let codes = (coded.groups.len() as u64 <= CODES_BYTES).then(|| Bytes::from(coded.groups));
         Ok(Made {
             rows_file: Blob::Scratch(written.rows_file),
@@ -420,7 +420,7 @@ impl Large<'_> {
             leaf_starts: written.leaf_starts,
             seqs: written.ids.seqs,
             hash: written.ids.sum,
-            copied: 0,
+            copied,
         })
     }
 }

@@ -1,6 +1,7 @@
 //! A merge around the input that holds most of its rows: leaves of it that still fit stand, and the codes of their rows
-//! are copied, lane by lane (INDEX §4).
+//! are copied, lane by lane (INDEX §4). In memory the whole clustering is decided here, out of memory by `large`.
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -12,21 +13,29 @@ use esker_index::{
     unpack_row,
 };
 
-use super::{BuildOptions, metric};
+use super::{BuildOptions, leaf_starts, metric};
+use crate::scratch::{ScratchFile, broken};
 
 /// An input is the base of a merge if it has at least one in so many of the rows.
 const SHARE: u64 = 2;
 
 /// The input of a merge whose leaves may stand.
+#[derive(Clone)]
 pub(crate) struct Base<'a> {
     /// Its opened index.
     pub(crate) header: &'a Arc<Header>,
-    /// Its codes, checked.
-    pub(crate) codes: Bytes,
+    pub(crate) codes: BaseCodes,
     /// Ordinals of its rows that move, ascending.
     pub(crate) moved: &'a [u32],
     /// Input row of the first of them; the others follow.
     pub(crate) first: usize,
+}
+
+/// The codes of a base, checked: where rows are out of memory they are in a file, unless `head` has them.
+#[derive(Clone)]
+pub(crate) enum BaseCodes {
+    Memory(Bytes),
+    Scratch(Arc<dyn ScratchFile>),
 }
 
 /// What a new segment has from its base.
@@ -41,13 +50,25 @@ pub(super) struct Kept {
     pub(super) copies: Moved,
 }
 
+/// The leaves of a new segment.
+pub(super) struct Leaves<'a> {
+    /// leaves·d values.
+    pub(super) centroids: &'a [f32],
+    /// Of each the base's whose centroid it has.
+    pub(super) origin: &'a [Option<u32>],
+    /// First ordinal of each, and the number of rows at the end.
+    pub(super) starts: &'a [u32],
+}
+
 /// Codes of a base that stay as they are.
 pub(super) struct Moved {
     d: usize,
     /// Bytes from a group to the next, and those of its codes.
     group_bytes: (usize, usize),
-    /// The base's.
-    groups: Bytes,
+    codes: BaseCodes,
+    /// Of codes in a file, groups that were read, and where each run of them starts.
+    window: Vec<u8>,
+    runs: Vec<(Range<usize>, usize)>,
     /// Posting of the base, by ordinal of the new segment; [`Moved::NONE`] where there is none.
     from: Vec<u32>,
 }
@@ -58,6 +79,27 @@ impl Base<'_> {
         moved > 0 && moved * SHARE >= rows
     }
 
+    /// The base's leaf of each of `rows` input rows.
+    pub(super) fn leaf_of(&self, rows: usize) -> Result<Vec<u32>> {
+        let mut leaf_of = vec![Standing::NEW; rows];
+        let moved = leaf_of.get_mut(self.first..self.first + self.moved.len());
+        let moved = moved.ok_or_else(|| Error::internal("a merge has fewer rows than its base"))?;
+        moved.iter_mut().zip(self.moved).for_each(|(leaf, ordinal)| *leaf = self.header.leaf_of(*ordinal));
+        Ok(leaf_of)
+    }
+
+    /// Its leaves, given its centroids and what [`Base::leaf_of`] said.
+    pub(super) fn standing<'a>(&self, centroids: &'a [u8], leaf_of: &'a [u32]) -> Standing<'a> {
+        let facts = self.header.facts();
+        Standing {
+            leaves: facts.leaves as usize,
+            bits: facts.centroid_bits,
+            centroids,
+            scale: facts.scale,
+            leaf_of,
+        }
+    }
+
     /// Clusters the rows (n·d values in input order) around the base's leaves. `None` where a new clustering is better.
     pub(super) fn keep(
         &self,
@@ -65,57 +107,74 @@ impl Base<'_> {
         settings: &Settings,
         options: BuildOptions,
     ) -> Result<Option<(Clustering, Kept)>> {
-        let (facts, d) = (*self.header.facts(), settings.dimension as usize);
+        let d = settings.dimension as usize;
         let rows = vectors.len() / d;
-        let mut leaf_of = vec![Standing::NEW; rows];
-        let moved = leaf_of.get_mut(self.first..self.first + self.moved.len());
-        let moved = moved.ok_or_else(|| Error::internal("a merge has fewer rows than its base"))?;
-        moved.iter_mut().zip(self.moved).for_each(|(leaf, ordinal)| *leaf = self.header.leaf_of(*ordinal));
-        let stored = self.header.centroids();
-        let standing = Standing {
-            leaves: facts.leaves as usize,
-            bits: facts.centroid_bits,
-            centroids: &stored,
-            scale: facts.scale,
-            leaf_of: &leaf_of,
-        };
-        let target = leaf_target(rows as u64);
+        let (stored, leaf_of) = (self.header.centroids(), self.leaf_of(rows)?);
+        let (standing, target) = (self.standing(&stored, &leaf_of), leaf_target(rows as u64));
         let adapted = adapt(vectors, d, metric(settings), standing, target, options.seed, options.threads);
-        let Some(adapted) = adapted.map_err(|e| self.wrong(&e))? else { return Ok(None) };
-        if pick_bits(adapted.clustering.leaves, d) != facts.centroid_bits {
+        let Some(Adapted { clustering, origin }) = adapted.map_err(|e| self.wrong(&e))? else {
+            return Ok(None);
+        };
+        let starts = leaf_starts(&clustering);
+        let leaves = Leaves { centroids: &clustering.centroids, origin: &origin, starts: &starts };
+        let kept = self.kept(&leaves, &clustering.order, d)?;
+        Ok(kept.map(|kept| (clustering, kept)))
+    }
+
+    /// What a segment has from it, given its leaves and the input row of each ordinal. `None` where so many leaves have
+    /// centroids of other bits.
+    pub(super) fn kept(&self, leaves: &Leaves<'_>, order: &[u32], d: usize) -> Result<Option<Kept>> {
+        let facts = self.header.facts();
+        if !self.fits(leaves.origin.len(), d) {
             return Ok(None);
         }
-        let from = self.copied(&adapted, &standing);
-        let Adapted { clustering, origin } = adapted;
-        let origins: Vec<Origin<'_>> = origin
+        let origins: Vec<Origin<'_>> = leaves
+            .origin
             .iter()
-            .zip(clustering.centroids.chunks_exact(d))
+            .zip(leaves.centroids.chunks_exact(d))
             .map(|(origin, mean)| origin.map_or(Origin::Mean(mean), Origin::Stored))
             .collect();
-        let centroids = Centroids::extend(facts.centroid_bits, d, &stored, &origins);
-        let centroids = centroids.map_err(|e| self.wrong(&e))?;
-        let group_bytes = (facts.group_bytes as usize, self.header.bare_group_bytes() as usize);
-        let copies = Moved { d, group_bytes, groups: self.codes.clone(), from };
-        let (seed, scale) = (facts.rotation_seed, facts.scale);
-        Ok(Some((clustering, Kept { bits: facts.centroid_bits, centroids, seed, scale, copies })))
-    }
-
-    /// The posting of the base whose code each new ordinal has.
-    fn copied(&self, adapted: &Adapted, standing: &Standing<'_>) -> Vec<u32> {
-        let (starts, postings) = (self.header.leaf_starts(), self.header.posting_starts());
-        let posting = |row: &u32| {
-            let row = *row as usize;
-            if !adapted.stands(standing, row) {
-                return Moved::NONE;
-            }
-            let leaf = standing.leaf_of[row] as usize;
-            // A leaf's own rows come before what spilled into it.
-            postings[leaf] + self.moved[row - self.first] - starts[leaf]
+        let centroids = Centroids::extend(facts.centroid_bits, d, &self.header.centroids(), &origins);
+        let copies = Moved {
+            d,
+            group_bytes: (facts.group_bytes as usize, self.header.bare_group_bytes() as usize),
+            codes: self.codes.clone(),
+            window: Vec::new(),
+            runs: Vec::new(),
+            from: self.postings(leaves, order),
         };
-        adapted.clustering.order.iter().map(posting).collect()
+        Ok(Some(Kept {
+            bits: facts.centroid_bits,
+            centroids: centroids.map_err(|e| self.wrong(&e))?,
+            seed: facts.rotation_seed,
+            scale: facts.scale,
+            copies,
+        }))
     }
 
-    fn wrong(&self, what: &str) -> Error {
+    /// Whether the centroids of so many leaves are stored as its own are.
+    pub(super) fn fits(&self, leaves: usize, d: usize) -> bool {
+        pick_bits(leaves, d) == self.header.facts().centroid_bits
+    }
+
+    /// Its posting whose code each new ordinal has: that of a row which is in the leaf in which it was, and that stands.
+    fn postings(&self, leaves: &Leaves<'_>, order: &[u32]) -> Vec<u32> {
+        let (starts, postings) = (self.header.leaf_starts(), self.header.posting_starts());
+        let mut from = vec![Moved::NONE; order.len()];
+        for (own, origin) in leaves.starts.windows(2).zip(leaves.origin) {
+            let (Some(leaf), own) = (*origin, own[0] as usize..own[1] as usize) else { continue };
+            let was = starts[leaf as usize]..starts[leaf as usize + 1];
+            for (input, from) in order[own.clone()].iter().zip(&mut from[own]) {
+                let moved = (*input as usize).checked_sub(self.first).and_then(|row| self.moved.get(row));
+                // A leaf's own rows come before what spilled into it.
+                let copied = moved.filter(|ordinal| was.contains(ordinal));
+                copied.iter().for_each(|o| *from = postings[leaf as usize] + **o - was.start);
+            }
+        }
+        from
+    }
+
+    pub(super) fn wrong(&self, what: &str) -> Error {
         Error::corrupt(self.header.object(), what)
     }
 }
@@ -123,12 +182,43 @@ impl Base<'_> {
 impl Moved {
     const NONE: u32 = u32::MAX;
 
+    /// Reads what [`Moved::get`] needs for some ordinals, if it is in a file.
+    pub(super) fn fetch(&mut self, ordinals: Range<usize>) -> Result<()> {
+        let BaseCodes::Scratch(file) = &self.codes else { return Ok(()) };
+        let copied = self.from[ordinals].iter().filter(|posting| **posting != Moved::NONE);
+        let mut groups: Vec<usize> = copied.map(|posting| *posting as usize / GROUP).collect();
+        groups.sort_unstable();
+        groups.dedup();
+        self.window.clear();
+        self.runs.clear();
+        let step = self.group_bytes.0;
+        for run in groups.chunk_by(|a, b| a + 1 == *b) {
+            let (first, at) = (run[0], self.window.len());
+            self.window.resize(at + run.len() * step, 0);
+            file.read((first * step) as u64, &mut self.window[at..]).map_err(broken)?;
+            self.runs.push((first..first + run.len(), at));
+        }
+        Ok(())
+    }
+
     /// The code of an ordinal, if it is copied.
     pub(super) fn get(&self, ordinal: usize) -> Option<RowCode> {
-        let posting = *self.from.get(ordinal)? as usize;
-        let (step, bare) = self.group_bytes;
-        let group = self.groups.get(posting / GROUP * step..)?.get(..bare)?;
+        let posting = *self.from.get(ordinal).filter(|posting| **posting != Moved::NONE)? as usize;
+        let group = self.group(posting / GROUP)?.get(..self.group_bytes.1)?;
         unpack_row(group, self.d, posting % GROUP)
+    }
+
+    /// The bytes from a group of the base on.
+    fn group(&self, number: usize) -> Option<&[u8]> {
+        let step = self.group_bytes.0;
+        match &self.codes {
+            BaseCodes::Memory(groups) => groups.get(number * step..),
+            BaseCodes::Scratch(_) => {
+                let run = self.runs.partition_point(|(run, _)| run.end <= number);
+                let (run, at) = self.runs.get(run).filter(|(run, _)| run.contains(&number))?;
+                self.window.get(at + (number - run.start) * step..)
+            }
+        }
     }
 
     /// How many rows have a code that is copied.

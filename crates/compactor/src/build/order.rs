@@ -136,15 +136,15 @@ impl Source {
     }
 }
 
-/// The vectors of a batch, n·d values.
-pub(crate) fn floats(batch: &RecordBatch, settings: &Settings) -> Result<Vec<f32>> {
+/// The vectors of a batch, n·d values: f32 are where the batch has them.
+pub(crate) fn floats(batch: &RecordBatch, settings: &Settings) -> Result<ScalarBuffer<f32>> {
     let vectors = values(batch.column(VECTOR_COLUMN), batch.num_rows() * settings.dimension as usize)?;
     Ok(match settings.vector_type {
-        VectorType::F32 => vectors.as_primitive::<Float32Type>().values().to_vec(),
+        VectorType::F32 => vectors.as_primitive::<Float32Type>().values().clone(),
         VectorType::F16 => {
             let mut out = vec![0.0; vectors.len()];
             vectors.as_primitive::<Float16Type>().values().convert_to_f32_slice(&mut out);
-            out
+            out.into()
         }
     })
 }

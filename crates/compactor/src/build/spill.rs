@@ -109,6 +109,8 @@ pub(crate) struct Spill {
     blocks: Blocks,
     rows: u64,
     sample: Vec<f32>,
+    /// The row that each vector of the sample is of.
+    sampled: Vec<u32>,
     sample_rows: u64,
     random: SplitMix,
 }
@@ -122,6 +124,7 @@ impl Spill {
             blocks: Blocks::new(scratch)?,
             rows: 0,
             sample: Vec::new(),
+            sampled: Vec::new(),
             sample_rows: sample_rows(settings, memory),
             random: SplitMix::new(seed),
         })
@@ -132,28 +135,31 @@ impl Spill {
         let step = self.step;
         for start in (0..batch.num_rows()).step_by(step) {
             let part = batch.slice(start, step.min(batch.num_rows() - start));
-            self.sample(&floats(&part, &self.settings)?);
+            self.draw(&floats(&part, &self.settings)?);
             self.blocks.push(&part)?;
         }
         Ok(())
     }
 
     /// Reservoir sampling.
-    fn sample(&mut self, vectors: &[f32]) {
+    fn draw(&mut self, vectors: &[f32]) {
         let d = self.settings.dimension as usize;
         if self.sample.is_empty() {
             // Moved as it grows, it would be there twice.
             self.sample.reserve_exact(self.sample_rows as usize * d);
         }
         for row in vectors.chunks_exact(d) {
+            let number = self.rows as u32;
             self.rows += 1;
             if self.rows <= self.sample_rows {
                 self.sample.extend_from_slice(row);
+                self.sampled.push(number);
                 continue;
             }
             let slot = self.random.below(self.rows as usize);
             if (slot as u64) < self.sample_rows {
                 self.sample[slot * d..][..d].copy_from_slice(row);
+                self.sampled[slot] = number;
             }
         }
     }
@@ -161,6 +167,11 @@ impl Spill {
     /// Number of rows.
     pub(crate) fn rows(&self) -> u64 {
         self.rows
+    }
+
+    /// The sample: n·d values, and the number of each row.
+    pub(super) fn sample(&self) -> (&[f32], &[u32]) {
+        (&self.sample, &self.sampled)
     }
 
     /// Takes the sample: n·d values.

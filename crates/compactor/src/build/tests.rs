@@ -35,14 +35,14 @@ fn rows(settings: &Settings, vectors: Vec<Vec<f32>>) -> RecordBatch {
 }
 
 /// A written segment, opened.
-struct Opened {
-    header: Header,
+pub(super) struct Opened {
+    pub(super) header: Header,
     built: BuiltSegment,
     settings: Settings,
 }
 
 impl Opened {
-    fn new(built: BuiltSegment, settings: &Settings) -> Self {
+    pub(super) fn new(built: BuiltSegment, settings: &Settings) -> Self {
         let header = Header::parse("test.index", built.index_file.clone()).unwrap();
         assert_eq!(header.bytes().len() as u64, built.summary.header_len);
         assert_eq!(built.index_file.len() as u64, built.summary.size);
@@ -100,7 +100,7 @@ impl Opened {
     }
 
     /// Everything that says something about a row says the same.
-    fn check(&self, input: &[RecordBatch]) {
+    pub(super) fn check(&self, input: &[RecordBatch]) {
         let all = concat_batches(&input[0].schema(), input).unwrap();
         let versions: Vec<_> = versions(&all).unwrap().collect();
         let n = versions.len() as u32;
@@ -163,7 +163,7 @@ impl Opened {
     }
 }
 
-fn recall(opened: &Opened, queries: &[Vec<f32>], k: usize, rerank: usize) -> f64 {
+pub(super) fn recall(opened: &Opened, queries: &[Vec<f32>], k: usize, rerank: usize) -> f64 {
     let mut found = 0;
     for query in queries {
         let truth = opened.brute_force(query, k);
@@ -254,25 +254,41 @@ fn rows_of_another_schema_are_refused() {
 
 /// The same rows, built in scratch files.
 fn build_large(batches: &[RecordBatch], settings: &Settings, memory: u64, threads: usize) -> BuiltSegment {
+    let options = BuildOptions { seed: SEED, threads, copies: Copies::default() };
+    build_in_scratch(batches, None, settings, memory, options)
+}
+
+/// The same, around a base if there is one.
+pub(super) fn build_in_scratch(
+    batches: &[RecordBatch],
+    base: Option<Base<'_>>,
+    settings: &Settings,
+    memory: u64,
+    options: BuildOptions,
+) -> BuiltSegment {
     let (collection, schema, clock, scratch) = (collection(), fixture::schema(), clock(), MemoryScratch);
     let target = Target { collection: &collection, settings, schema: &schema };
-    let options = BuildOptions { seed: SEED, threads, copies: Copies::default() };
     let mut spill = Spill::new(settings, memory, SEED, &scratch).unwrap();
     batches.iter().for_each(|batch| spill.push(batch).unwrap());
     let watch = StopWatch::new(&clock);
     let large = Large { target, options, memory, scratch: &scratch, watch };
-    let made = large.build(spill, &|_, _| {}).unwrap().unwrap();
+    let made = large.build(spill, base, &|_, _| {}).unwrap().unwrap();
     let read = |blob: &Blob| match blob {
         Blob::Memory(bytes) => bytes.clone(),
         Blob::Scratch(file) => range(&**file, 0, file.length() as usize).unwrap().into(),
         Blob::Placed(_) => panic!("nothing was sent"),
     };
     assert_eq!(made.header.len() as u64, made.summary.header_len);
+    let index_file = read(&made.index_file);
+    let header = Header::parse("test.index", index_file.clone()).unwrap();
+    let codes = header.section(esker_format::segment::index::Section::Codes).unwrap();
+    let codes = index_file.slice(codes.start as usize..codes.end as usize);
+    assert!(made.codes.is_none_or(|made| made == codes));
     BuiltSegment {
         rows_file: read(&made.rows_file),
-        index_file: read(&made.index_file),
+        index_file,
         summary: made.summary,
-        codes: made.codes.unwrap(),
+        codes,
         order: made.order,
         leaf_starts: made.leaf_starts,
         seqs: made.seqs,
@@ -306,7 +322,7 @@ fn out_of_memory_the_same_rows_are_found_as_well() {
 }
 
 /// Mean share of the rows in the leaves that a search of recall 0.98 probes.
-fn probed(opened: &Opened, queries: &[Vec<f32>]) -> f64 {
+pub(super) fn probed(opened: &Opened, queries: &[Vec<f32>]) -> f64 {
     let (facts, d) = (opened.header.facts(), opened.settings.dimension as usize);
     let metric = metric(&opened.settings);
     let bytes = opened.header.centroids();

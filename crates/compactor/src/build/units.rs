@@ -7,7 +7,7 @@ mod coder;
 use std::ops::Range;
 
 use arrow::array::{RecordBatch, UInt32Array};
-use arrow::buffer::Buffer;
+use arrow::buffer::{Buffer, ScalarBuffer};
 use arrow::compute::take_record_batch;
 use bytes::Bytes;
 use esker_format::segment::PAGE_ROWS;
@@ -156,7 +156,7 @@ impl<'a> Frame<'a> {
     }
 
     /// The vectors of a batch: n·d values.
-    pub(crate) fn floats(&self, batch: &RecordBatch) -> Result<Vec<f32>> {
+    pub(crate) fn floats(&self, batch: &RecordBatch) -> Result<ScalarBuffer<f32>> {
         floats(batch, self.target.settings)
     }
 

@@ -7,16 +7,21 @@ use esker_format::head::Part;
 use esker_format::manifest::Segment;
 use esker_format::segment::index::Section;
 use esker_format::{Result, SetHash};
+use esker_index::GROUP;
 use esker_store::segment::all_columns;
 use esker_store::{Collection, Meter, SegmentReader, Unfolded};
 use futures::{StreamExt, TryStreamExt, stream};
 use roaring::RoaringBitmap;
 
 use super::{Listener, Progress, Stage, blocking};
-use crate::build::{Base, Spill};
+use crate::build::{Base, BaseCodes, Spill};
 use crate::fold::{Winners, expiries, is_expired, keep};
 use crate::marks::{self, Marks, hash_of};
+use crate::scratch::{Scratch, ScratchFile, broken};
 use crate::versions::Versions;
+
+/// Bytes of codes that are read at once where they do not stay in memory.
+const CODES_AT_ONCE: u32 = 8 << 20;
 
 /// What a compaction read of older segments.
 pub(crate) struct Inputs {
@@ -183,11 +188,10 @@ impl Inputs {
         snapshot: &Unfolded,
         fresh: u64,
         rows: &Gathered,
+        scratch: &dyn Scratch,
     ) -> Result<Option<Base<'_>>> {
         let largest = self.merged.iter().max_by_key(|m| m.moved.len());
-        let (Some(Merged { reader, moved, first, .. }), Gathered::Memory(_)) = (largest, rows) else {
-            return Ok(None);
-        };
+        let Some(Merged { reader, moved, first, .. }) = largest else { return Ok(None) };
         if !Base::carries(moved.len() as u64, self.moved_rows() + fresh) {
             return Ok(None);
         }
@@ -196,9 +200,12 @@ impl Inputs {
         let held = snapshot.parts.iter().flatten().find(|part| part.made == made);
         let held = held.and_then(|part| part.codes.clone());
         let held = held.filter(|codes| reader.header().check_section(Section::Codes, codes).is_ok());
-        let codes = match held {
-            Some(codes) => codes,
-            None => reader.section(meter, Section::Codes).await?,
+        let codes = match (held, rows) {
+            (Some(codes), _) => BaseCodes::Memory(codes),
+            (None, Gathered::Memory(_)) => BaseCodes::Memory(reader.section(meter, Section::Codes).await?),
+            (None, Gathered::Scratch(_)) => {
+                BaseCodes::Scratch(codes_aside(meter, reader, scratch, CODES_AT_ONCE).await?)
+            }
         };
         Ok(Some(Base { header: reader.header(), codes, moved, first: *first }))
     }
@@ -225,3 +232,32 @@ impl Inputs {
         dropped.chain(self.kept.iter().map(|k| hash_of(&k.marks))).sum()
     }
 }
+
+/// The codes of a segment in a file: some leaves at a time are read, of up to `at_once` bytes or one, and checked.
+async fn codes_aside(
+    meter: &Meter,
+    reader: &SegmentReader,
+    scratch: &dyn Scratch,
+    at_once: u32,
+) -> Result<Arc<dyn ScratchFile>> {
+    let file = scratch.file().map_err(broken)?;
+    let facts = reader.header().facts();
+    let postings = reader.header().posting_starts();
+    let most = (at_once / facts.group_bytes.max(1)).saturating_mul(GROUP as u32);
+    let mut first = 0;
+    while first < facts.leaves {
+        let start = postings[first as usize];
+        let fit = postings.partition_point(|posting| *posting <= start.saturating_add(most)) as u32 - 1;
+        let end = fit.clamp(first + 1, facts.leaves);
+        let codes = reader.codes(meter, first..end).await?;
+        // The first group may hold postings of the leaf before, too.
+        let at = u64::from(start / GROUP as u32) * u64::from(facts.group_bytes);
+        let new = codes.get(file.length().saturating_sub(at) as usize..).unwrap_or_default();
+        blocking(|| file.append(new)).map_err(broken)?;
+        first = end;
+    }
+    Ok(file)
+}
+
+#[cfg(test)]
+mod tests;

@@ -64,7 +64,7 @@ fn size(segment: &Segment) -> u64 {
 impl Compactor {
     /// [`Compactor::compact`] for who has time until the clock's `elapsed` is `until`. A merge that takes longer is made in
     /// steps: what is left of it, if there is something left, another call goes on with, of any process. A mark stands while
-    /// there is.
+    /// there is, and a step that came further puts one anew, which wakes who goes on.
     ///
     /// # Errors
     /// As [`Compactor::compact`].
@@ -126,15 +126,18 @@ impl Compactor {
             }
             return Ok((all.unwrap_or_default(), None));
         };
-        // What was folded took the marks away, and this job is work.
-        mark(meter, collection, &manifest).await;
-        let pace = Pace::new(clock.clone(), until);
+        // What was folded took the marks away, and the job's own comes with the first step that ends.
+        if !found.is_marked() {
+            mark(meter, collection, &manifest).await;
+        }
+        let (made, pace) = (found.made(), Pace::new(clock.clone(), until));
         match found.run(meter, collection, &self.options, pace, progress).await? {
             Ended::Paused(steps) => Ok((all.unwrap_or_default(), Some(steps))),
             Ended::Committed(merged) => {
                 let manifest = collection.manifest(meter).await?;
                 if plan::merges(&manifest.segments, 0).contains(&true) {
-                    mark(meter, collection, &manifest).await;
+                    // As large as this one, and nothing else may wake anyone.
+                    job::wake(meter, collection, made, "next").await;
                 }
                 let report = match all {
                     None => merged,

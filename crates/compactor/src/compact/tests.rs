@@ -20,9 +20,9 @@ use crate::versions::versions;
 const D: u32 = 6;
 
 /// A store in memory, a collection, and what it should hold.
-struct World {
+pub(super) struct World {
     objects: Arc<InMemory>,
-    collection: Arc<Collection>,
+    pub(super) collection: Arc<Collection>,
     truth: BTreeMap<String, Vec<f32>>,
     accepted: u64,
     token: u128,
@@ -37,7 +37,7 @@ fn name() -> Name {
 }
 
 impl World {
-    async fn new(vector_type: VectorType) -> Self {
+    pub(super) async fn new(vector_type: VectorType) -> Self {
         let objects = Arc::new(InMemory::new());
         let settings = Settings { dimension: D, metric: Metric::Cosine, vector_type };
         let store = process(&objects, 1);
@@ -47,12 +47,12 @@ impl World {
     }
 
     /// Another process that knows nothing yet.
-    async fn process(&self, seed: u64) -> Arc<Collection> {
+    pub(super) async fn process(&self, seed: u64) -> Arc<Collection> {
         process(&self.objects, seed).collection(&Meter::new(), &name()).await.unwrap()
     }
 
     /// One entry of the log per call: runs of writes with one operation become its batches.
-    async fn write(&mut self, writes: &[Write]) {
+    pub(super) async fn write(&mut self, writes: &[Write]) {
         for write in writes {
             let mut data = Vec::new();
             let op = put(&mut data, write);
@@ -68,7 +68,7 @@ impl World {
     }
 
     /// All upserts as one entry.
-    async fn import(&mut self, first: usize, vectors: Vec<Vec<f32>>) {
+    pub(super) async fn import(&mut self, first: usize, vectors: Vec<Vec<f32>>) {
         let mut data = Vec::new();
         let rows = vectors.len() as u64;
         for (n, vector) in (first..).zip(vectors) {
@@ -102,7 +102,7 @@ impl World {
     }
 
     /// A fresh process finds exactly what it should, and every sum of hashes is that of the rows found.
-    async fn check(&self) -> Arc<Manifest> {
+    pub(super) async fn check(&self) -> Arc<Manifest> {
         let (collection, meter) = (self.process(77).await, Meter::new());
         let snapshot = collection.snapshot(&meter).await.unwrap();
         assert!(snapshot.tail.is_empty());
@@ -148,14 +148,14 @@ fn compactor() -> Compactor {
 }
 
 /// Vectors that f16 holds exactly.
-fn exact(rows: usize, seed: u64) -> Vec<Vec<f32>> {
+pub(super) fn exact(rows: usize, seed: u64) -> Vec<Vec<f32>> {
     let mut random = SplitMix::new(seed);
     (0..rows)
         .map(|_| (0..D).map(|_| random.below(2048) as f32 / 256.0 - 4.0 + 1.0 / 512.0).collect())
         .collect()
 }
 
-fn delete(n: usize) -> Write {
+pub(super) fn delete(n: usize) -> Write {
     Write::Delete { id: format!("record-{n}") }
 }
 
@@ -269,7 +269,7 @@ async fn random_writes_and_compactions_keep_what_an_oracle_keeps() {
 }
 
 /// Everything goes through scratch files: the least memory there is.
-fn tight() -> Compactor {
+pub(super) fn tight() -> Compactor {
     Compactor::new(Options { threads: 2, seed: 3, memory: 1, ..Options::default() })
 }
 

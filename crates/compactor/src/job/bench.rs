@@ -108,10 +108,12 @@ impl<'a> Bench<'a> {
         self.have.contains(name)
     }
 
-    /// Results that are there: neither large bytes nor counts of tries.
+    /// Results that are there: neither large bytes nor counts.
     pub(super) fn results(&self) -> usize {
         let is_result = |name: &&String| {
-            !name.starts_with("try-") && name.rsplit('-').next().is_none_or(|end| end.len() < 32)
+            !name.starts_with("try-")
+                && !name.starts_with("wake-")
+                && name.rsplit('-').next().is_none_or(|end| end.len() < 32)
         };
         self.have.iter().filter(is_result).count()
     }

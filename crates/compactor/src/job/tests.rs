@@ -466,7 +466,7 @@ async fn a_limited_compaction_ends_with_nothing_left() {
         let collection = world.collection(call).await;
         let until = collection.client().seams().clock.elapsed() + Duration::from_secs(5);
         let (report, steps) = compactor().compact_at(0, &meter, &collection, until, &|_| {}).await.unwrap();
-        let due = collection.marks(&meter).await.unwrap();
+        let due = crate::work::marked(&world.store(call), &meter).await.unwrap();
         if !report.committed && steps.is_none() {
             break;
         }
@@ -475,6 +475,41 @@ async fn a_limited_compaction_ends_with_nothing_left() {
     let manifest = world.check().await;
     assert!(manifest.segments.len() <= 4, "{}", manifest.segments.len());
     assert_eq!(world.work_left().await, [""; 0]);
+}
+
+/// Marks of jobs, and what each says.
+async fn job_marks(world: &World) -> Vec<Bytes> {
+    let store = world.store(9);
+    let mut marks = Vec::new();
+    for listed in store.client().list_all(&Meter::new(), keys::DIRTY).await.unwrap() {
+        if let Key::DirtyJob(..) = Key::parse(&listed.key).unwrap() {
+            marks.push(store.client().get(&Meter::new(), &listed.key).await.unwrap().unwrap().0);
+        }
+    }
+    marks
+}
+
+#[tokio::test(start_paused = true)]
+async fn steps_at_once_wake_one() {
+    let world = World::new(16, &[900, 700, 300, 500]).await;
+    assert!(committed(world.step(99, Some(2)).await).is_none());
+    for round in 1..4u64 {
+        // Three that something else woke go on beside each other.
+        let steps = (0..3).map(|n| world.step(100 + 10 * round + n, Some(2)));
+        for ended in futures::future::join_all(steps).await {
+            assert!(committed(ended).is_none());
+        }
+        let wakes = world.work_left().await.into_iter().filter(|key| key.contains("/wake-")).count();
+        assert_eq!(wakes as u64, round + 1);
+        assert_eq!(job_marks(&world).await, [round.to_string()]);
+    }
+    // Who gets no further wakes nobody, whoever is cut off is woken again by the platform.
+    assert!(committed(world.step(200, Some(0)).await).is_none());
+    cut_off(40, world.step(201, None)).await;
+    assert_eq!(job_marks(&world).await, ["3"]);
+    committed(world.step(202, None).await).unwrap();
+    assert!(job_marks(&world).await.is_empty());
+    world.check().await;
 }
 
 #[tokio::test(start_paused = true)]

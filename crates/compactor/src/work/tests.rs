@@ -152,8 +152,10 @@ async fn dropped_collections_are_collected_too() {
 #[test]
 fn objects_tell_of_work_by_their_key() {
     let id = CollectionId::new(name("books"), 2);
-    assert_eq!(worked_on(&esker_format::keys::dirty(&id, 7)), Some(name("books")));
-    assert_eq!(worked_on(&esker_format::keys::Keys::new(&id).wal(7)), Some(name("books")));
+    assert_eq!(worked_on(&esker_format::keys::dirty(&id, 7)), Some((name("books"), Task::FoldLong)));
+    assert_eq!(worked_on(&esker_format::keys::Keys::new(&id).wal(7)), Some((name("books"), Task::FoldLong)));
+    let made = esker_format::keys::Made { base: 3, token: esker_format::Token(4) };
+    assert_eq!(worked_on(&esker_format::keys::dirty_job(&id, made)), Some((name("books"), Task::Fold)));
     assert_eq!(worked_on(&esker_format::keys::Keys::new(&id).head()), None);
     assert_eq!(worked_on("books"), None);
 }

@@ -166,7 +166,7 @@ async fn walk(
                     Class::Names
                 }
                 Ok(Key::Store) => Class::Names,
-                Ok(Key::Dirty(..)) => Class::Dirty,
+                Ok(Key::Dirty(..) | Key::DirtyJob(..)) => Class::Dirty,
                 Ok(Key::Doctor) => Class::Garbage,
                 Err(_) => {
                     // Inside of a collection its own examination counts it.

@@ -10,6 +10,7 @@ fn every_key_parses_to_what_built_it() {
         (STORE.to_owned(), Key::Store),
         (name_record(id.name(), 3), Key::Name(id.name().clone(), 3)),
         (dirty(&id, 9), Key::Dirty(id.clone(), 9)),
+        (dirty_job(&id, made), Key::DirtyJob(id.clone(), made)),
         (keys.wal(1), of(Part::Wal(1))),
         (keys.manifest(2), of(Part::Manifest(2))),
         (keys.head(), of(Part::Head)),

@@ -1,6 +1,6 @@
 //! What answers filters without reading columns (INDEX §3): exact row sets for =, IN, ranges, contains and IS NULL.
 //!
-//! **Directory** (index header, at most 64 KiB): `seed u64 · columns varint`, then per column, in the order of
+//! **Directory** (index header, at most 52 KiB): `seed u64 · columns varint`, then per column, in the order of
 //! [`Directory::columns`], `u8 0` and its entry with a length, or `u8 1` and where in the attributes section the entry
 //! and its CRC lie. Largest entries leave the header first. Places are `offset varint · length varint`, from the start
 //! of the attributes section; every place ends with the CRC32C of what is before it.

@@ -3,23 +3,15 @@
 //!
 //! Source: SPFresh, arXiv 2410.14452 (split, merge, and which rows to look at again after a split).
 
-use super::bisect::bisect;
-use super::panels::{Best, Panels};
-use super::{Build, CHUNK, Clustering, Finder, Rows, SPLIT_ABOVE, all, group, parallel};
-use crate::Metric;
-use crate::centroids::{Centroids, Origin};
-use crate::sums::dot;
+mod rules;
+mod streamed;
 
-/// A leaf gets a new centroid when that comes nearer to the mean of its rows by more than this share of its radius.
-const DRIFT: f64 = 0.125;
-/// Leaves do not fit when the mean square distance of new rows exceeds the older rows' by this factor …
-const DISTORTION: f64 = 1.15;
-/// … or more than one in so many of the older rows would have to be encoded again.
-const ENCODED: usize = 2;
-/// Leaves around a new centroid whose rows are compared with it.
-const NEIGHBOURS: usize = 64;
-/// Leaves worked on as one task.
-const LEAVES: usize = 8;
+use super::bisect::bisect;
+use super::{Build, Clustering, Finder, Rows, SPLIT_ABOVE, all, group};
+use crate::Metric;
+use crate::centroids::Centroids;
+
+pub use streamed::{Plan, Survey};
 
 /// The leaves of a segment that exists.
 #[derive(Clone, Copy, Debug)]
@@ -39,6 +31,17 @@ pub struct Standing<'a> {
 impl Standing<'_> {
     /// No leaf.
     pub const NEW: u32 = u32::MAX;
+
+    /// The centroids, once everything is seen to fit.
+    fn centroids_of(&self, rows: usize, d: usize) -> Result<Vec<f32>, String> {
+        if self.leaf_of.len() != rows {
+            return Err(format!("leaves of {} rows for {rows}", self.leaf_of.len()));
+        }
+        if self.leaf_of.iter().any(|leaf| *leaf != Standing::NEW && *leaf as usize >= self.leaves) {
+            return Err("a row of a leaf that does not exist".to_owned());
+        }
+        Ok(Centroids::decode(self.bits, self.leaves, d, self.centroids)?.all_dequantised())
+    }
 }
 
 /// A clustering with leaves that stand.
@@ -77,13 +80,7 @@ pub fn adapt(
     threads: usize,
 ) -> Result<Option<Adapted>, String> {
     let rows = Rows::new(data, d.max(1), metric, threads);
-    if standing.leaf_of.len() != rows.len() {
-        return Err(format!("leaves of {} rows for {}", standing.leaf_of.len(), rows.len()));
-    }
-    if standing.leaf_of.iter().any(|leaf| *leaf != Standing::NEW && *leaf as usize >= standing.leaves) {
-        return Err("a row of a leaf that does not exist".to_owned());
-    }
-    let centroids = Centroids::decode(standing.bits, standing.leaves, rows.d, standing.centroids)?;
+    let centroids = standing.centroids_of(rows.len(), rows.d)?;
     if rows.len() == 0 || standing.leaves == 0 {
         return Ok(None);
     }
@@ -91,7 +88,7 @@ pub fn adapt(
         build: Build { rows: &rows, target: target.max(1), seed, threads },
         standing,
         own: standing.leaf_of.to_vec(),
-        centroids: centroids.all_dequantised(),
+        centroids,
         origin: (0..standing.leaves as u32).map(Some).collect(),
     };
     adapting.place();
@@ -125,32 +122,15 @@ impl Adapting<'_> {
 
     /// Puts every new row into the nearest leaf.
     fn place(&mut self) {
-        let new: Vec<u32> = all(self.own.len());
-        let new: Vec<u32> = new.into_iter().filter(|row| self.own[*row as usize] == Standing::NEW).collect();
-        if new.is_empty() {
-            return;
-        }
         let Build { rows, seed, threads, .. } = self.build;
-        let finder = Finder::new(&self.centroids, rows.d, seed, threads);
-        for (row, leaf) in new.iter().zip(finder.assign(rows, &new, threads)) {
-            self.own[*row as usize] = leaf;
+        if self.own.contains(&Standing::NEW) {
+            place(&Finder::new(&self.centroids, rows.d, seed, threads), rows, &mut self.own, threads);
         }
     }
 
-    /// The squared distance of each row to the centroid of its leaf.
-    fn squares(&self) -> Vec<f64> {
-        let (rows, d) = (self.build.rows, self.d());
-        let mut out = vec![0f64; self.own.len()];
-        parallel::for_chunks(self.build.threads, &mut out, CHUNK, |chunk, out| {
-            let mut residual = vec![0f32; d];
-            for (row, out) in ((chunk * CHUNK) as u32..).zip(out) {
-                let (inverse, leaf) = (rows.inverse(row), self.own[row as usize] as usize);
-                let pairs = rows.row(row).iter().zip(&self.centroids[leaf * d..][..d]);
-                residual.iter_mut().zip(pairs).for_each(|(r, (x, c))| *r = x * inverse - c);
-                *out = dot(&residual, &residual);
-            }
-        });
-        out
+    /// The squared distance of some rows to the centroids of their leaves.
+    fn squares(&self, ids: &[u32]) -> Vec<f64> {
+        rules::squares(self.build.rows, ids, &self.own, &self.centroids, self.build.threads)
     }
 
     /// The mean of each leaf's rows; zero of one without rows.
@@ -160,30 +140,24 @@ impl Adapting<'_> {
         means
     }
 
-    fn counts(&self) -> Vec<usize> {
+    fn counts(&self) -> Vec<u64> {
         let mut counts = vec![0; self.origin.len()];
         self.own.iter().for_each(|leaf| counts[*leaf as usize] += 1);
         counts
     }
 
-    /// Gives leaves new centroids whose mean moved. What counts is what a new centroid would gain *as stored*.
+    /// Gives leaves new centroids whose mean moved.
     fn drift(&mut self) -> Result<(), String> {
         let d = self.d();
         let (means, counts) = (self.means(), self.counts());
-        let origins: Vec<Origin<'_>> = means.chunks_exact(d).map(Origin::Mean).collect();
-        let Standing { bits, centroids, .. } = self.standing;
-        let stored = Centroids::extend(bits, d, centroids, &origins)?;
-        let stored = Centroids::decode(bits, origins.len(), d, &stored)?.all_dequantised();
         let mut spread = vec![0f64; counts.len()];
-        self.squares().iter().zip(&self.own).for_each(|(square, leaf)| spread[*leaf as usize] += square);
-        for (leaf, count) in counts.iter().enumerate().filter(|(_, count)| **count > 0) {
+        let squares = self.squares(&all(self.own.len()));
+        squares.iter().zip(&self.own).for_each(|(square, leaf)| spread[*leaf as usize] += square);
+        let moved = rules::moved(&self.standing, d, &self.centroids, &means, &counts, &spread)?;
+        for leaf in (0..counts.len()).filter(|leaf| moved[*leaf]) {
             let at = leaf * d..(leaf + 1) * d;
-            let moved = square(&means[at.clone()], &self.centroids[at.clone()]);
-            let radius = spread[leaf] / *count as f64 - moved;
-            if moved - square(&means[at.clone()], &stored[at.clone()]) > DRIFT * DRIFT * radius {
-                self.origin[leaf] = None;
-                self.centroids[at.clone()].copy_from_slice(&means[at]);
-            }
+            self.origin[leaf] = None;
+            self.centroids[at.clone()].copy_from_slice(&means[at]);
         }
         Ok(())
     }
@@ -217,7 +191,7 @@ impl Adapting<'_> {
                 origin.push(self.origin[leaf]);
                 continue;
             }
-            let (parts, mut from) = (((members.len() + target / 2) / target).max(2), 0);
+            let (parts, mut from) = (rules::parts(members.len(), target), 0);
             for to in bisect(rows, members, parts, seed, threads) {
                 let part = &members[from..to];
                 part.iter().for_each(|row| self.own[*row as usize] = origin.len() as u32);
@@ -232,45 +206,12 @@ impl Adapting<'_> {
     }
 
     /// Compares the rows of leaves with new centroids with the leaves around them, and the rows of these with the new
-    /// centroids. (SPFresh's two conditions say which rows can move at all: of a split leaf those that were nearer to
-    /// the old centroid than to the new ones, of its neighbours those that are nearer to a new one than to the old.)
+    /// centroids.
     fn recheck(&mut self) {
         let Build { rows, threads, .. } = self.build;
-        let points = Rows::plain(&self.centroids, rows.d);
-        let mut others: Vec<Vec<u32>> = vec![Vec::new(); self.origin.len()];
-        for (new, near) in self.neighbours(&points) {
-            for leaf in near.leaves().filter(|leaf| *leaf != new) {
-                others[new as usize].push(leaf);
-                others[leaf as usize].push(new);
-            }
-        }
-        let (grouped, ends) = group(&all(self.own.len()), &self.own, self.origin.len());
-        let starts = std::iter::once(0).chain(ends.iter().copied());
-        let mut visits: Vec<Visit<'_>> = starts
-            .zip(&ends)
-            .zip(others)
-            .enumerate()
-            .filter(|(_, (_, others))| !others.is_empty())
-            .map(|(leaf, ((start, end), others))| Visit::new(leaf as u32, &grouped[start..*end], others))
-            .collect();
-        parallel::for_chunks(threads, &mut visits, LEAVES, |_, visits| {
-            visits.iter_mut().for_each(|visit| visit.choose(rows, &points));
-        });
-        for visit in &visits {
-            visit.rows.iter().zip(&visit.chosen).for_each(|(row, leaf)| self.own[*row as usize] = *leaf);
-        }
-    }
-
-    /// The leaves nearest to each that has a new centroid.
-    fn neighbours(&self, points: &Rows<'_>) -> Vec<(u32, Best<NEIGHBOURS>)> {
-        let new: Vec<u32> = all(self.origin.len());
-        let new: Vec<u32> = new.into_iter().filter(|leaf| self.origin[*leaf as usize].is_none()).collect();
-        let mut near = vec![Best::NONE; new.len()];
-        let panels = Panels::new(self.centroids.chunks_exact(self.d()), self.d());
-        parallel::for_chunks(self.build.threads, &mut near, CHUNK, |chunk, out| {
-            panels.nearest(points, &new[chunk * CHUNK..][..out.len()], out);
-        });
-        new.into_iter().zip(near).collect()
+        let around = rules::around(&self.centroids, rows.d, &self.origin, threads);
+        let ids = all(self.own.len());
+        rules::recheck(rows, &ids, &around, &self.centroids, &mut self.own, threads);
     }
 
     /// Whether enough older rows are where they were.
@@ -279,15 +220,13 @@ impl Adapting<'_> {
         let stands =
             |(own, was): &(&u32, &u32)| self.origin[**own as usize].is_some_and(|leaf| leaf == **was);
         let stand = self.own.iter().zip(self.standing.leaf_of).filter(stands).count();
-        (older - stand) * ENCODED <= older
+        rules::fits(older as u64, stand as u64)
     }
 
-    /// Whether new rows are about as near to their leaves as the others were when the leaves were made.
+    /// Whether new rows are near enough.
     fn is_near(&self) -> bool {
-        let squares = self.squares();
-        let new = squares.iter().zip(self.standing.leaf_of).filter(|(_, leaf)| **leaf == Standing::NEW);
-        let (total, count) = new.fold((0.0, 0), |(total, count), (square, _)| (total + square, count + 1));
-        total <= DISTORTION * f64::from(self.standing.scale).powi(2) * f64::from(count)
+        let new = rows_where(self.standing.leaf_of, |leaf| leaf == Standing::NEW);
+        rules::is_near(self.squares(&new).iter().sum(), new.len() as u64, self.standing.scale)
     }
 
     /// Numbers leaves by bisection of their centroids. Rows of a leaf that only lost some keep their order, those of
@@ -303,56 +242,31 @@ impl Adapting<'_> {
         let origin: Vec<_> = tree_order.iter().map(|leaf| self.origin[*leaf as usize]).collect();
         let centroids =
             tree_order.iter().flat_map(|old| &self.centroids[*old as usize * d..][..d]).copied().collect();
-        let (mut order, ends) = group(&all(assignment.len()), &assignment, leaves);
-        let mut changed = Vec::new();
-        let mut rest = order.as_mut_slice();
-        let mut start = 0;
-        for (end, origin) in ends.into_iter().zip(&origin) {
-            let (leaf, tail) = std::mem::take(&mut rest).split_at_mut(end - start);
-            (rest, start) = (tail, end);
-            let was = |row: &u32| Some(self.standing.leaf_of[*row as usize]) == *origin;
-            if !leaf.iter().all(was) {
-                changed.push(leaf);
-            }
-        }
-        parallel::for_chunks(threads, &mut changed, LEAVES, |_, leaves| {
-            for leaf in leaves {
-                let count = leaf.len();
-                bisect(rows, leaf, count, seed, 1);
-            }
-        });
+        let was = |row: &u32| self.standing.leaf_of[*row as usize];
+        let order = self.build.order_inside(&assignment, leaves, stay(&origin, was));
         Adapted { clustering: Clustering { leaves, centroids, assignment, order }, origin }
     }
 }
 
-/// The rows of a leaf, and the leaves they may go to.
-struct Visit<'a> {
-    rows: &'a [u32],
-    /// Their own leaf first: it keeps a row that is as near to another.
-    leaves: Vec<u32>,
-    /// The nearest of these, per row.
-    chosen: Vec<u32>,
+/// Rows by what their leaves are.
+fn rows_where(leaf_of: &[u32], is: impl Fn(u32) -> bool) -> Vec<u32> {
+    (0u32..).zip(leaf_of).filter(|(_, leaf)| is(**leaf)).map(|(row, _)| row).collect()
 }
 
-impl<'a> Visit<'a> {
-    fn new(leaf: u32, rows: &'a [u32], mut others: Vec<u32>) -> Self {
-        others.sort_unstable();
-        others.dedup();
-        others.insert(0, leaf);
-        Visit { rows, leaves: others, chosen: Vec::new() }
-    }
-
-    fn choose(&mut self, rows: &Rows<'_>, centroids: &Rows<'_>) {
-        let panels = Panels::new(self.leaves.iter().map(|leaf| centroids.row(*leaf)), rows.d);
-        let mut best = vec![Best::<1>::NONE; self.rows.len()];
-        panels.nearest(rows, self.rows, &mut best);
-        self.chosen = best.iter().map(|best| self.leaves[best.leaf(0) as usize]).collect();
+/// Puts rows that have no leaf into the nearest.
+fn place(finder: &Finder, rows: &Rows<'_>, own: &mut [u32], threads: usize) {
+    let new = rows_where(own, |leaf| leaf == Standing::NEW);
+    for (row, leaf) in new.iter().zip(finder.assign(rows, &new, threads)) {
+        own[*row as usize] = leaf;
     }
 }
 
-/// ‖a − b‖².
-fn square(a: &[f32], b: &[f32]) -> f64 {
-    a.iter().zip(b).map(|(a, b)| f64::from(a - b).powi(2)).sum()
+/// Whether the rows of a leaf are all from the one that it was: they keep their order.
+fn stay<'a>(
+    origin: &'a [Option<u32>],
+    was: impl Fn(&u32) -> u32 + 'a,
+) -> impl Fn(usize, &[u32]) -> bool + 'a {
+    move |leaf, rows| rows.iter().all(|row| Some(was(row)) == origin[leaf])
 }
 
 #[cfg(test)]

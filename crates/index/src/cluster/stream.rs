@@ -147,13 +147,19 @@ pub struct Moments {
 impl Moments {
     /// No rows yet.
     pub fn new(leaves: &Leaves) -> Moments {
-        let count = leaves.count();
-        Moments {
-            metric: leaves.metric,
-            d: leaves.d,
-            sums: vec![0.0; count * leaves.d],
-            counts: vec![0; count],
-        }
+        Moments::of(leaves.count(), leaves.d, leaves.metric)
+    }
+
+    pub(super) fn of(leaves: usize, d: usize, metric: Metric) -> Moments {
+        Moments { metric, d, sums: vec![0.0; leaves * d], counts: vec![0; leaves] }
+    }
+
+    /// The mean of each leaf's rows; zero of one without rows.
+    pub(super) fn means(&self) -> Vec<f32> {
+        let mean = |(count, sums): (&u64, &[f64])| -> Vec<f32> {
+            sums.iter().map(|sum| (sum / (*count).max(1) as f64) as f32).collect()
+        };
+        self.counts.iter().zip(self.sums.chunks_exact(self.d)).flat_map(mean).collect()
     }
 
     /// The sums (leaves·d values) and the number of rows of each leaf.
@@ -202,6 +208,6 @@ pub fn arrange(
     build.split(&mut assignment, SPLIT_ABOVE + 1);
     let centroids = build.means(&all(assignment.len()), &assignment);
     let leaves = centroids.len() / rows.d;
-    let order = build.order_inside(&assignment, leaves);
+    let order = build.order_inside(&assignment, leaves, |_, _| false);
     Clustering { leaves, centroids, assignment, order }
 }

@@ -9,12 +9,11 @@ use esker_index::{
 };
 
 use super::*;
-use crate::build::merge::Base;
-use crate::build::{
-    Blob, BuiltSegment, Large, Spill, StopWatch, Target, build_merged, build_segment, metric,
-};
+use crate::build::merge::{Base, BaseCodes};
+use crate::build::tests::build_in_scratch;
+use crate::build::{BuiltSegment, Target, build_merged, build_segment, metric};
 use crate::fixture::{self, collection, entry, upserts};
-use crate::scratch::{MemoryScratch, range};
+use crate::scratch::{MemoryScratch, Scratch};
 
 const D: usize = 40;
 const K: usize = 10;
@@ -213,20 +212,8 @@ fn small_segments_have_none() {
 }
 
 fn build_large(rows: &RecordBatch, settings: &Settings, threads: usize) -> Files {
-    let (collection, schema, clock, scratch) = (collection(), fixture::schema(), clock(), MemoryScratch);
-    let target = Target { collection: &collection, settings, schema: &schema };
-    let memory = 512 << 10;
-    let mut spill = Spill::new(settings, memory, 7, &scratch).unwrap();
-    spill.push(rows).unwrap();
-    let (options, watch) = (options(Copies::Always, threads), StopWatch::new(&clock));
-    let large = Large { target, options, memory, scratch: &scratch, watch };
-    let made = large.build(spill, &|_, _| {}).unwrap().unwrap();
-    let [index, rows] = [&made.index_file, &made.rows_file].map(|blob| match blob {
-        Blob::Memory(bytes) => bytes.clone(),
-        Blob::Scratch(file) => range(&**file, 0, file.length() as usize).unwrap().into(),
-        Blob::Placed(_) => panic!("nothing was sent"),
-    });
-    Files::new(index, rows, settings)
+    let (rows, options) = (std::slice::from_ref(rows), options(Copies::Always, threads));
+    Files::of(&build_in_scratch(rows, None, settings, 512 << 10, options), settings)
 }
 
 #[test]
@@ -253,18 +240,28 @@ fn a_merge_gives_rows_copies_around_the_leaves_that_stand() {
     let after = entry(&settings, 6, &upserts(spread(200, 6))).rows.clone();
     for copies in [Copies::Always, Copies::Never] {
         let codes = old.part(old.header.section(esker_format::segment::index::Section::Codes).unwrap());
-        let base = Base { header: &header, codes: codes.to_vec().into(), moved: &moved, first: 0 };
+        let base = Base {
+            header: &header,
+            codes: BaseCodes::Memory(codes.to_vec().into()),
+            moved: &moved,
+            first: 0,
+        };
         let (collection, schema) = (collection(), fixture::schema());
         let target = Target { collection: &collection, settings: &settings, schema: &schema };
         let inputs = vec![own.clone(), after.clone()];
+        let file = MemoryScratch.file().unwrap();
+        file.append(codes).unwrap();
+        let aside = Base { codes: BaseCodes::Scratch(file), ..base.clone() };
+        let large = build_in_scratch(&inputs, Some(aside), &settings, 512 << 10, options(copies, 2));
         let merged = build_merged(inputs, Some(base), target, options(copies, 2), &clock(), &|_, _| {});
-        let merged = merged.unwrap().unwrap();
-        assert!(merged.copied > 2000, "{} codes copied", merged.copied);
-        let files = Files::of(&merged, &settings);
-        assert_eq!(files.header.facts().rotation_seed, old.header.facts().rotation_seed);
-        match copies {
-            Copies::Always => files.check(),
-            _ => assert!(!files.header.is_spilled()),
+        for merged in [merged.unwrap().unwrap(), large] {
+            assert!(merged.copied > 2000, "{} codes copied", merged.copied);
+            let files = Files::of(&merged, &settings);
+            assert_eq!(files.header.facts().rotation_seed, old.header.facts().rotation_seed);
+            match copies {
+                Copies::Always => files.check(),
+                _ => assert!(!files.header.is_spilled()),
+            }
         }
     }
 }

@@ -207,7 +207,7 @@ fn kind(key: &Key) -> &'static str {
     match key {
         Key::Store | Key::Doctor => "the doctor's verdict",
         Key::Name(..) => "names/: which collection a name means",
-        Key::Dirty(..) => "dirty/: marks that there is work",
+        Key::Dirty(..) | Key::DirtyJob(..) => "dirty/: marks that there is work",
         Key::Of(_, part) => match part {
             Part::Wal(_) => "wal/: log entries, Avro",
             Part::Manifest(_) => "manifest/: the register, one per version",

@@ -170,3 +170,108 @@ fn degenerate_leaves_are_refused_or_made_anew() {
     let none = Standing { leaf_of: &[], ..standing };
     assert_eq!(adapt(&[], 4, Metric::L2, none, TARGET, 1, 1), Ok(None));
 }
+
+impl Base {
+    /// The same as [`Base::merge`], the rows cut into blocks of `cut`, with every `every`th of them as a sample.
+    fn streamed(
+        &self,
+        keeps: impl Fn(usize) -> bool,
+        new: &[f32],
+        (cut, every): (usize, usize),
+        threads: usize,
+    ) -> Option<(Vec<u32>, Adapted)> {
+        let kept = |row: &usize| keeps(*row);
+        let rows = 0..self.leaf_of.len();
+        let mut leaf_of: Vec<u32> = rows.clone().filter(kept).map(|row| self.leaf_of[row]).collect();
+        let mut data: Vec<f32> =
+            rows.filter(kept).flat_map(|row| &self.data[row * self.d..][..self.d]).copied().collect();
+        leaf_of.extend(vec![Standing::NEW; new.len() / self.d]);
+        data.extend_from_slice(new);
+        let standing = Standing {
+            leaves: self.leaves,
+            bits: self.bits,
+            centroids: &self.stored,
+            scale: self.scale,
+            leaf_of: &leaf_of,
+        };
+        let mut survey = Survey::new(standing, self.d, self.metric, TARGET, 7, threads).unwrap();
+        data.chunks(cut * self.d).for_each(|block| survey.add(block));
+        let numbers: Vec<u32> = (0..leaf_of.len() as u32).step_by(every).collect();
+        let sample: Vec<f32> =
+            numbers.iter().flat_map(|row| &data[*row as usize * self.d..][..self.d]).copied().collect();
+        let mut plan = survey.plan(&sample, &numbers).unwrap()?;
+        let leaves: Vec<u32> = data.chunks(cut * self.d).flat_map(|block| plan.assign(block)).collect();
+        if !plan.holds() {
+            return None;
+        }
+        assert_eq!(plan.expected().len(), plan.count());
+        let adapted = plan.arrange(&data, &all(leaf_of.len()), 0, leaves);
+        check(&adapted, &standing, &data, self.d);
+        Some((leaf_of, adapted))
+    }
+}
+
+#[test]
+fn rows_in_blocks_keep_about_as_many_leaves() {
+    let d = 24;
+    for (metric, bits) in [(Metric::Cosine, 8), (Metric::L2, 4), (Metric::Dot, 1)] {
+        let all_rows = mixture(8, 6500, d, 40, 0.0);
+        let (old, new) = all_rows.split_at(5000 * d);
+        let base = Base::new(metric, old.to_vec(), d, bits);
+        let keeps = |row: usize| row % 10 != 3;
+        let (leaf_of, whole) = base.merge(keeps, new, 2);
+        let whole = whole.unwrap();
+        let (_, streamed) = base.streamed(keeps, new, (700, 9), 2).unwrap();
+        let [whole_stand, stand] = [&whole, &streamed].map(|adapted| base.stand(&leaf_of, adapted));
+        assert!(stand * 20 >= whole_stand * 19, "{metric}: {stand} stand, {whole_stand} in memory");
+        // Nor are rows further from their leaves.
+        let [whole_spread, spread] = [&whole, &streamed].map(|adapted| spread_of(&base, keeps, new, adapted));
+        assert!(spread <= 1.02 * whole_spread, "{metric}: {spread}, {whole_spread} in memory");
+        for (cut, threads) in [(1, 1), (6000, 3)] {
+            assert_eq!(base.streamed(keeps, new, (cut, 9), threads).unwrap().1, streamed);
+        }
+    }
+}
+
+/// The summed squared distance of rows to their centroids.
+fn spread_of(base: &Base, keeps: impl Fn(usize) -> bool, new: &[f32], adapted: &Adapted) -> f64 {
+    let own = (0..base.leaf_of.len()).filter(|row| keeps(*row));
+    let mut data: Vec<f32> = own.flat_map(|row| &base.data[row * base.d..][..base.d]).copied().collect();
+    data.extend_from_slice(new);
+    let rows = Rows::new(&data, base.d, base.metric, 2);
+    let Clustering { assignment, centroids, .. } = &adapted.clustering;
+    rules::squares(&rows, &all(assignment.len()), assignment, centroids, 2).iter().sum()
+}
+
+#[test]
+fn rows_in_blocks_in_a_new_place_split_leaves_or_need_a_new_clustering() {
+    let d = 24;
+    let base = Base::new(Metric::L2, mixture(3, 4000, d, 30, 0.0), d, 8);
+    let (leaf_of, adapted) = base.streamed(|_| true, &mixture(4, 600, d, 3, 0.0), (500, 5), 2).unwrap();
+    let new = adapted.origin.iter().filter(|origin| origin.is_none()).count();
+    assert!((600 / TARGET / 2..4 * 600 / TARGET).contains(&new), "{new} new leaves");
+    let stand = base.stand(&leaf_of, &adapted);
+    assert!(stand >= 2800, "{stand} of 4000");
+    assert_eq!(base.streamed(|_| true, &mixture(5, 600, d, 600, 0.0), (500, 5), 2), None);
+}
+
+#[test]
+fn rows_in_blocks_that_do_not_fit_their_leaves_are_refused() {
+    let stored = Centroids::encode(8, 1, 4, &[0.5; 4]);
+    let standing = Standing { leaves: 1, bits: 8, centroids: &stored, scale: 1.0, leaf_of: &[0; 100] };
+    let run = |standing: Standing<'_>, rows: usize| {
+        let mut survey = Survey::new(standing, 4, Metric::L2, TARGET, 1, 1)?;
+        survey.add(&vec![0.5; 4 * rows]);
+        let sample: Vec<u32> = (0..100).step_by(5).collect();
+        Ok::<_, String>(survey.plan(&vec![0.5; 4 * sample.len()], &sample)?.is_some())
+    };
+    // One leaf of equal rows is cut, so nothing stands.
+    assert_eq!(run(standing, 100), Ok(false));
+    assert!(run(standing, 99).is_err() && run(standing, 101).is_err());
+    assert!(run(Standing { leaf_of: &[1; 100], ..standing }, 100).is_err());
+    assert!(run(Standing { centroids: &stored[1..], ..standing }, 100).is_err());
+    assert_eq!(run(Standing { leaf_of: &[], ..standing }, 0), Ok(false));
+    let no_leaves = Centroids::encode(8, 0, 4, &[]);
+    let none = Standing { leaves: 0, centroids: &no_leaves, leaf_of: &[Standing::NEW; 3], ..standing };
+    assert_eq!(run(none, 3), Ok(false));
+}
