@@ -13,6 +13,7 @@ use esker_format::keys;
 use esker_format::manifest::Manifest;
 use esker_format::wal::{self, BodyRef, EntryParts, PendingBatch};
 use esker_format::{Error, Kind, Result, Seq, Token, limits};
+use futures::future::OptionFuture;
 use tokio::sync::oneshot;
 
 use crate::client::CreateReply;
@@ -20,10 +21,12 @@ use crate::collection::{Collection, Known, Slot, gone};
 use crate::meter::Meter;
 use crate::tail::TailEntry;
 
+mod carry;
 mod conditional;
 mod dedup;
 mod inbox;
 
+use carry::Waiting;
 use conditional::Guard;
 pub use conditional::{Claimed, Turn};
 
@@ -145,6 +148,8 @@ impl Collection {
                 return answered;
             }
             if group.as_ref().is_none_or(Group::is_abandoned) {
+                // Calls that began with this one wait by then, such as those of one event.
+                tokio::task::yield_now().await;
                 *group = self.queue.take(self.client().seams().clock.elapsed());
             }
             if group.is_some() {
@@ -197,17 +202,20 @@ impl Collection {
 
             // Step 3: whatever step 2 said, probe the register *now*. Deletion follows a committed floor, so a floor
             // below the slot proves that its name was never deleted before and that my create was its first.
-            let newest = self.probe_after(meter, target.seq).await?;
+            let looks = found == Found::Mine && self.looks(group);
+            let newest = self.probe_after(meter, target.seq, looks).await?;
 
             // Step 4: nothing but the reply may follow an acknowledgement.
             match append::settle(target.seq, found, &Probe::of_manifest(&newest)) {
                 Outcome::Acknowledge => {
+                    let carried = entry.is_some();
                     let entry = match entry {
                         Some(entry) => entry,
                         None => TailEntry::new(wal::decode(&self.keys().wal(target.seq), target.bytes)?),
                     };
                     if group.offer.is_some() {
-                        self.note_contention(&entry, group.batches.len(), group.batches.len());
+                        let own = group.batches.len();
+                        self.note_contention(&entry, own, own, carried);
                     }
                     group.acknowledge(&entry, false);
                     self.learn(newest, None, [(target.seq, Slot::of(entry))]);
@@ -219,7 +227,7 @@ impl Collection {
                         group.acknowledge(&rival, group.offer.is_none());
                         match &mut group.offer {
                             Some(offer) => offer.pass(&rival),
-                            None => self.note_contention(&rival, 0, group.batches.len()),
+                            None => self.note_contention(&rival, 0, group.batches.len(), false),
                         }
                         if let Some(guard) = &mut group.guard {
                             guard.pass(&rival)?;
@@ -284,15 +292,23 @@ impl Collection {
         if group.batches.is_empty() {
             return Ok(None);
         }
-        let turns = self.turns_to_inbox(group) || Box::pin(self.others_wait(meter, group, &known)).await;
-        if turns && Box::pin(self.offer(meter, group, &known)).await? {
-            return Box::pin(self.combine(meter, group)).await;
-        }
+        let waiting = match self.turns_to_inbox(group) {
+            true => Waiting::Many,
+            false => Box::pin(self.waiting(meter, group, &known)).await,
+        };
+        let others = match waiting {
+            Waiting::Few(batches) => batches,
+            Waiting::Many if Box::pin(self.offer(meter, group, &known)).await? => {
+                return Box::pin(self.combine(meter, group)).await;
+            }
+            Waiting::Many => Vec::new(),
+        };
         let seq = append::next_slot(known.last(), known.manifest.watermark);
         if !self.passes(meter, group, &known, seq).await? {
             return Ok(None);
         }
-        let batches: Vec<PendingBatch> = group.batches.iter().map(|q| q.batch.clone()).collect();
+        let mut batches: Vec<PendingBatch> = group.batches.iter().map(|q| q.batch.clone()).collect();
+        batches.extend(others);
         let body = match group.bytes() > limits::INLINE_BYTES {
             true => Some(self.body_for(meter, group, seq, &batches).await?),
             false => None,
@@ -377,23 +393,30 @@ impl Collection {
         })
     }
 
-    /// Step 3, and beside it the mark that there is work: by the append that finds the tail empty and by each 16th.
-    async fn probe_after(&self, meter: &Meter, seq: Seq) -> Result<Arc<Manifest>> {
+    /// Step 3. Beside it the mark that there is work, by the append that finds the tail empty and by each 16th; and a look
+    /// at who waits, if it `looks`.
+    async fn probe_after(&self, meter: &Meter, seq: Seq, looks: bool) -> Result<Arc<Manifest>> {
         let from = self.last_seen().ok_or_else(forgotten)?;
         let depth = seq.saturating_sub(from.watermark);
-        if depth != 1 && depth % limits::FOLD_ENTRIES != 0 {
+        let marks = depth == 1 || depth % limits::FOLD_ENTRIES == 0;
+        if !marks && !looks {
             return self.follow(meter, from).await;
         }
-        let (probe_meter, mark_meter) = (meter.fork(), meter.fork());
-        let mark = keys::dirty(self.id(), seq);
-        let (newest, marked) = futures::join!(
+        let (probe_meter, mark_meter, look_meter) = (meter.fork(), meter.fork(), meter.fork());
+        let mark = async {
+            let mark = keys::dirty(self.id(), seq);
+            // A mark is a hint; the daily sweep finds what it misses.
+            if let CreateReply::Unresolved(e) | CreateReply::Refused(e) =
+                self.client().create(&mark_meter, &mark, Bytes::new()).await
+            {
+                tracing::debug!(mark, error = %e, "a mark was not put");
+            }
+        };
+        let (newest, ..) = futures::join!(
             self.follow(&probe_meter, from),
-            self.client().create(&mark_meter, &mark, Bytes::new()),
+            OptionFuture::from(marks.then_some(mark)),
+            OptionFuture::from(looks.then(|| self.look_beside(&look_meter))),
         );
-        // A mark is a hint; the daily sweep finds what it misses.
-        if let CreateReply::Unresolved(e) | CreateReply::Refused(e) = marked {
-            tracing::debug!(mark, error = %e, "a mark was not put");
-        }
         newest
     }
 
@@ -411,6 +434,12 @@ impl Queue {
 
     fn contention(&self) -> std::sync::MutexGuard<'_, inbox::Contention> {
         self.contention.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What a group has no room for waits again, before all others.
+    fn put_back(&self, batches: Vec<Queued>) {
+        let mut waiting = self.waiting();
+        batches.into_iter().rev().for_each(|queued| waiting.push_front(queued));
     }
 
     /// The next group: what waits, up to a size, without those that nobody waits for any more. A token that is in the

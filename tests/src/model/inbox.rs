@@ -144,9 +144,15 @@ enum At {
     },
     /// About to read the slot after those that it read.
     Wait(Since),
-    /// The slot was free: about to list the inbox and to ask for the floor, in any order.
+    /// Wins its slots: about to read the headers before `slot` that it does not know, to take along what others offered.
+    Back {
+        since: Since,
+        slot: u8,
+    },
+    /// The slot was free: about to list the inbox and to ask for the floor, in any order. `offered`: so was its own batch.
     Lead {
         since: Since,
+        offered: bool,
         floor: Option<u8>,
         listed: Option<[Batches; SLOTS]>,
     },
@@ -195,6 +201,8 @@ pub enum InboxAction {
     Put(usize, Reply),
     /// A writer turns to the inbox without having tried a slot.
     Turn(usize),
+    /// A writer that was about to put a slot looks who waits, with the headers after this one.
+    Carry(usize, u8),
     /// A writer dies, or answers that the outcome is unknown.
     Die(usize),
     /// Entries up to this one are folded.
@@ -259,6 +267,11 @@ impl Model for Inbox {
                     s.writers[w] = At::Offer { tail: slot - 1 };
                 }
             }
+            InboxAction::Carry(w, after) => {
+                if let At::Put { slot, .. } = s.writers[w] {
+                    s.back(w, Since { tail: after, to: after, named: 0 }, slot);
+                }
+            }
             InboxAction::Die(w) => {
                 s.crashes -= 1;
                 s.end(w, Fate::Died);
@@ -300,6 +313,13 @@ impl Model for Inbox {
                     let died =
                         |w: usize| s.fates[w] == Fate::Died && s.truth().any(|(_, b)| b & m.batch(w) != 0);
                     m.crashes == 0 || (0..m.writers).any(died)
+                },
+            ),
+            Property::sometimes(
+                "what was offered is put by one that offered nothing",
+                |m: &Inbox, s: &Shelf| {
+                    let carries = |w: &usize| matches!(s.writers[*w], At::Put { batches, offered: None, .. } if batches != m.batch(*w));
+                    m.retry || (0..m.writers).any(|w| carries(&w))
                 },
             ),
             Property::sometimes("what was offered is past its bound", |m: &Inbox, s: &Shelf| {

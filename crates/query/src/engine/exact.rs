@@ -61,7 +61,7 @@ impl Reader {
         for (_, (number, ordinal)) in rows.iter().filter(|(_, place)| place.0 != TAIL) {
             own[*number as usize].push(*ordinal as u32);
         }
-        let read = self.read_rows(meter, scene, &mut Wanted::Rows(own)).await?;
+        let read = self.read_rows(meter, scene, &mut Wanted::Rows(own)).await?.0;
         Ok(Found { rows, read, rule: "exact", reranked, ..Found::default() })
     }
 }

@@ -81,7 +81,8 @@ impl Reader {
         } else {
             self.by_codes(meter, scene, asked, matching).await?
         };
-        found.read = self.read_rows(meter, scene, &mut candidates).await?;
+        let (read, left_out) = self.read_rows(meter, scene, &mut candidates).await?;
+        (found.read, found.missed) = (read, found.missed + left_out / scene.k.max(1) as f64);
         found.rows = self.measure(scene, asked, best, &found.read, &candidates).into_sorted();
         (found.tail_rows, found.codes) = (tail.rows, found.codes + tail.codes);
         found.reranked = candidates.count(scene.loaded.parts.len());

@@ -21,7 +21,9 @@ const AFTER_ALL: Thrift = Thrift { requests: 48, waste: 1 << 20 };
 const AFTER_PROBING: Thrift = Thrift { requests: 32, waste: 3 << 19 };
 /// Of candidates that would take more requests than this the least likely are left out …
 const MOST_REQUESTS: usize = 64;
-/// … unless more recall than this is asked for.
+/// … if few of the nearest are expected among them: else more is wasted, and more requests are made.
+const RATHER: (Thrift, usize) = (Thrift { requests: 64, waste: 4 << 20 }, 96);
+/// More recall than this, and none are left out.
 const FRUGAL: f32 = 0.98 + 1e-6;
 
 /// The rows to measure.
@@ -52,13 +54,14 @@ impl Wanted {
 type Places = Vec<(u32, Range<u64>)>;
 
 impl Reader {
-    /// Exact vectors and payload of the rows to measure: one wave. Leaves out candidates that cost too many requests.
+    /// Exact vectors and payload of the rows to measure: one wave. Leaves out candidates that cost too many requests, and says how
+    /// many of the nearest are expected among these.
     pub(super) async fn read_rows(
         &self,
         meter: &Meter,
         scene: &Scene<'_>,
         wanted: &mut Wanted,
-    ) -> Result<Vec<(Vectors, Payload)>> {
+    ) -> Result<(Vec<(Vectors, Payload)>, f64)> {
         let (parts, client) = (&scene.loaded.parts, self.client());
         let places = (0u32..).zip(parts).map(|(number, part)| {
             let (meter, ordinals) = (meter.fork(), wanted.ordinals(number));
@@ -66,11 +69,16 @@ impl Reader {
         });
         let places: Vec<Places> = futures::future::try_join_all(places).await?;
         let thrift = if scene.loaded.whole { AFTER_ALL } else { AFTER_PROBING };
+        let mut left_out = 0.0;
         let gap = match wanted {
             Wanted::Rows(_) => thrift.gap([]),
             Wanted::Candidates(all, least) => {
+                let mut thrift = thrift;
                 if scene.min_recall <= FRUGAL {
-                    all.truncate(affordable(parts, all, *least, &places, thrift));
+                    let loss = f64::from(1.0 - scene.min_recall) * scene.k as f64;
+                    let kept;
+                    (kept, thrift) = affordable(parts, all, *least, &places, thrift, loss);
+                    left_out = all.drain(kept..).map(|c| f64::from(c.chance)).sum();
                 }
                 thrift.gap(lists(parts, all, &places).iter().map(Vec::as_slice))
             }
@@ -100,7 +108,7 @@ impl Reader {
                 futures::try_join!(vectors, payload)
             }
         });
-        futures::future::try_join_all(reads).await
+        Ok((futures::future::try_join_all(reads).await?, left_out))
     }
 
     /// Adds the rows that were read to the tail's, without those whose id the tail touched.
@@ -125,18 +133,40 @@ impl Reader {
     }
 }
 
-/// How many of the candidates, the likeliest first, can be read with as many requests as there may be; at least `least`.
-fn affordable(parts: &[Part], all: &[Candidate], least: usize, places: &[Places], thrift: Thrift) -> usize {
-    let (mut low, mut high) = (least.min(all.len()), all.len());
-    while low < high {
-        let middle = low + (high - low).div_ceil(2);
-        let lists = lists(parts, &all[..middle], places);
-        match thrift.requests(lists.iter().map(Vec::as_slice)) <= MOST_REQUESTS {
-            true => low = middle,
-            false => high = middle - 1,
+/// How many of the candidates, the likeliest first, are read, at least `least`, and how: with few requests, or if more than
+/// `loss` of the nearest are expected among those left out then, with more.
+fn affordable(
+    parts: &[Part],
+    all: &[Candidate],
+    least: usize,
+    places: &[Places],
+    thrift: Thrift,
+    loss: f64,
+) -> (usize, Thrift) {
+    let most = |least: usize, high: usize, thrift: Thrift, requests: usize| {
+        let (mut low, mut high) = (least.min(high), high);
+        while low < high {
+            let middle = low + (high - low).div_ceil(2);
+            let lists = lists(parts, &all[..middle], places);
+            match thrift.requests(lists.iter().map(Vec::as_slice)) <= requests {
+                true => low = middle,
+                false => high = middle - 1,
+            }
         }
+        low
+    };
+    let few = most(least, all.len(), thrift, MOST_REQUESTS);
+    let mut lost = 0.0;
+    let unlikely = all[few..].iter().rev().take_while(|c| {
+        lost += f64::from(c.chance);
+        lost <= loss
+    });
+    let wanted = all.len() - unlikely.count();
+    if wanted <= few {
+        return (few, thrift);
     }
-    low
+    let (rather, requests) = RATHER;
+    (most(few, wanted, rather, requests), rather)
 }
 
 /// The ranges of candidates' vectors and payload blocks, a list per file.

@@ -22,6 +22,8 @@ pub(crate) struct Candidate {
     pub segment: u32,
     /// Row.
     pub ordinal: u32,
+    /// How likely it is one of those wanted; of those that are to be reranked.
+    pub chance: f32,
     /// Check of its stored vector.
     pub check: u16,
     /// The tail may have overwritten it: its id has the hash of one that the tail touched.
@@ -82,7 +84,16 @@ impl Estimates {
             let suspect = suspects.contains(ordinal);
             // Every code that was scanned has its check beside it.
             let check = codes.check(posting).unwrap_or_default();
-            self.found.push(Candidate { estimate, err, segment: number, ordinal, check, suspect, copied });
+            self.found.push(Candidate {
+                estimate,
+                err,
+                segment: number,
+                ordinal,
+                chance: 1.0,
+                check,
+                suspect,
+                copied,
+            });
             if !suspect && err.is_finite() {
                 self.best.push(estimate, (number, ordinal));
             }
@@ -145,9 +156,11 @@ impl Estimates {
         let count = few.count().clamp(least, most.max(least)).min(chances.len());
         let Some(last) = count.checked_sub(1).map(|i| chances[i]) else { return self.found };
         // Without an estimate there is every chance.
-        let chance = |c: &Candidate| if c.err.is_finite() { chance(c, bound) } else { 1.0 };
-        self.found.retain(|c| chance(c) >= last);
-        self.found.sort_by(|a, b| chance(b).total_cmp(&chance(a)));
+        for c in self.found.iter_mut().filter(|c| c.err.is_finite()) {
+            c.chance = chance(c, bound) as f32;
+        }
+        self.found.retain(|c| c.chance >= last as f32);
+        self.found.sort_by(|a, b| b.chance.total_cmp(&a.chance));
         self.found
     }
 }

@@ -14,7 +14,7 @@ use esker_format::manifest::Manifest;
 use esker_format::wal::{self, EntryParts, PendingBatch, inbox};
 use esker_format::{Error, Kind, Result, Seq, Token, limits};
 
-use super::{Group, Target, forgotten, late};
+use super::{Group, Queued, Target, forgotten, late};
 use crate::client::{CreateReply, Listed, together};
 use crate::collection::{Collection, Known, Slot, gone, live};
 use crate::meter::Meter;
@@ -25,14 +25,11 @@ const PATIENCE: Duration = Duration::from_secs(2);
 /// Slots lost before a group is offered: two writers get along without.
 const LOSSES: u32 = 2;
 /// How long others that were seen combined make a writer offer at once.
-const LASTS: Duration = Duration::from_secs(2);
-/// Batches of others in an entry that make it so.
-const OTHERS: usize = 3;
-/// A writer that loses no slot would never learn that others wait. After so many writes, if they took no longer than this, it
-/// looks into the inbox.
-const UNRIVALLED: (u32, Duration) = (16, Duration::from_secs(4));
+pub(super) const LASTS: Duration = Duration::from_secs(2);
+/// Batches of others in an entry that make it so. With fewer, one that wins its slots takes along those of the others.
+pub(super) const OTHERS: usize = 4;
 /// Names of the inbox that a leader looks at: the newest.
-const PAGE: usize = 1000;
+pub(super) const PAGE: usize = 1000;
 /// Objects that a leader reads at most.
 const TAKEN: usize = 512;
 /// An offer that lies there this much longer than the newest was answered long ago, as unknown: it is left alone, so that a
@@ -48,6 +45,8 @@ const GATHERED: u32 = 25;
 const GATHERED_AT_MOST: u32 = 400;
 /// Of those who wait about this many want to lead.
 const CANDIDATES: f64 = 4.0;
+/// Slots found free in a row before one that was carried wants to lead.
+const PATIENT: u32 = 2;
 /// How long to wait, from and over how much, in rounds (figures of docs/rfcs/0010-inbox.md): after an offer, so that the round
 /// that takes it is over,
 const OFFERED: (f64, f64) = (0.9, 0.3);
@@ -56,7 +55,7 @@ const TAKEN_BY_OTHERS: (f64, f64) = (0.5, 0.5);
 /// and after one that is still free.
 const FREE: (f64, f64) = (0.15, 0.35);
 /// The token in the name of the object that says who leads.
-const LEADER: Token = Token(0);
+pub(super) const LEADER: Token = Token(0);
 
 /// A group that lies in the inbox.
 #[derive(Debug)]
@@ -64,15 +63,17 @@ pub(super) struct Offer {
     /// The slot after which it was offered.
     tail: Seq,
     /// Headers that were read, up to the last slot known.
-    read: Headers,
+    pub(super) read: Headers,
     /// The batches that they name.
-    named: HashSet<Token>,
+    pub(super) named: HashSet<Token>,
     /// Entries that were read and that no probe has proven yet.
-    unproven: Vec<(Seq, Slot)>,
+    pub(super) unproven: Vec<(Seq, Slot)>,
     /// Batches of others, with the slot after which they were offered.
-    pool: Vec<(Seq, PendingBatch)>,
+    pub(super) pool: Vec<(Seq, PendingBatch)>,
     /// It leads until its batches are written.
     leads: bool,
+    /// Few others write, and one of them was seen to take it along: it lets that one go ahead.
+    patient: bool,
     /// Another leads for this slot, noticed at this time.
     led: Option<(Seq, Duration)>,
     /// Times in a row that the next slot was free.
@@ -86,56 +87,29 @@ pub(super) struct Offer {
 }
 
 /// What this process learnt of other writers.
-#[derive(Debug, Clone, Copy, Default)]
+#[derive(Debug, Default)]
 pub(crate) struct Contention {
-    /// The last entry combined this many batches, at this time.
-    seen: Option<(u32, Duration)>,
+    /// This many writers compete, as the last entry told at this time.
+    pub(super) seen: Option<(u32, Duration)>,
     /// The store does not let this process write to the inbox.
-    refused: bool,
-    /// Slots put by this process for itself since the inbox was last looked into, and when that was.
-    alone: (u32, Duration),
+    pub(super) refused: bool,
+    /// What it knows of those who wait while it wins its slots.
+    pub(super) others: super::carry::Others,
 }
 
 impl Collection {
-    /// Whether a group goes through the inbox from now on. No slot of it is unresolved.
-    pub(super) fn turns_to_inbox(&self, group: &Group) -> bool {
-        let contention = *self.queue.contention();
+    /// Whether a group goes through the inbox from now on. No slot of it is unresolved. What is too much for one offer waits
+    /// for the next group.
+    pub(super) fn turns_to_inbox(&self, group: &mut Group) -> bool {
         let now = self.client().seams().clock.elapsed();
+        let contention = self.queue.contention();
         let seen = contention.seen.is_some_and(|(_, at)| now.saturating_sub(at) < LASTS);
-        !contention.refused && group.fits_inbox() && (group.losses >= LOSSES || seen)
-    }
-
-    /// Whether others wait in the inbox, as far as a writer looks that hardly rests and loses no slot.
-    pub(super) async fn others_wait(&self, meter: &Meter, group: &Group, known: &Known) -> bool {
-        let now = self.client().seams().clock.elapsed();
-        {
-            let mut contention = self.queue.contention();
-            let (slots, since) = contention.alone;
-            if slots < UNRIVALLED.0 {
-                contention.alone.0 = slots + 1;
-                return false;
-            }
-            contention.alone = (0, now);
-            if !group.fits_inbox() || contention.refused || now.saturating_sub(since) > UNRIVALLED.1 {
-                return false;
-            }
+        let turns = !contention.refused && group.guard.is_none() && (group.losses >= LOSSES || seen);
+        drop(contention);
+        if turns {
+            self.queue.put_back(group.beyond_inbox());
         }
-        let Ok(page) = self.client().list_page(meter, &self.keys().inbox_prefix(), None, PAGE).await else {
-            return false;
-        };
-        let (mut offer, floor) = (Offer::new(known, 1, 1), known.manifest.floors.wal);
-        let count =
-            |offer: &Offer| offer.choose(&page.objects, &HashSet::new(), floor, limits::INLINE_BYTES).len();
-        let mut waiting = count(&offer);
-        if waiting == 0 {
-            // What was offered before the headers known here may lie in entries that were not read; many hardly do.
-            offer.read.after = floor;
-            waiting = Some(count(&offer)).filter(|many| *many >= OTHERS).unwrap_or(0);
-        }
-        if waiting > 0 {
-            self.queue.contention().seen = Some((1 + waiting as u32, now));
-        }
-        waiting > 0
+        turns && group.fits_inbox()
     }
 
     /// Puts the group into the inbox: it is in no slot up to the last one known, and cannot land there any more. `false`
@@ -145,9 +119,11 @@ impl Collection {
         let batches: Vec<PendingBatch> = group.batches.iter().map(|q| q.batch.clone()).collect();
         let (key, bytes) = inbox::encode(self.id(), known.last(), &batches)?;
         let seen = self.queue.contention().seen.map_or(0, |(writers, _)| writers);
+        let mut offered = Offer::new(known, seen.max(group.losses), batches.len());
+        offered.patient = seen > 1 && offered.writers as usize <= OTHERS;
         let began = clock.elapsed();
         // From here on it may be there, whatever becomes of the put.
-        group.offer = Some(Box::new(Offer::new(known, seen.max(group.losses), batches.len())));
+        group.offer = Some(Box::new(offered));
         if let CreateReply::Refused(e) = self.put_aside(meter, &key, bytes.into()).await {
             tracing::warn!(key, error = %e, "writers of other processes cannot be combined with");
             self.queue.contention().refused = true;
@@ -177,7 +153,9 @@ impl Collection {
             }
             // Who does not want to lead need not know at once whether the next slot is free.
             let candidate = self.unit() < offer.chance(CANDIDATES);
-            if !candidate && taken < 3 || offer.misses > 0 {
+            // Whoever is carried by one that puts a slot at a time reads them as fast.
+            let behind = taken >= if offer.patient { 1 } else { 3 };
+            if !candidate && !behind || offer.misses > 0 {
                 clock.sleep(offer.round().mul_f64(rest.0 + self.unit() * rest.1)).await;
             }
             let free = !self.look(meter, group).await?;
@@ -221,7 +199,7 @@ impl Collection {
                 if let Some(offer) = &mut group.offer {
                     offer.pass(&entry);
                 }
-                self.note_contention(&entry, before - group.batches.len(), each);
+                self.note_contention(&entry, before - group.batches.len(), each, true);
             }
             Outcome::Next | Outcome::SameAgain => {}
             Outcome::Unknown => return passed(group, &newest).map(|()| true),
@@ -286,15 +264,7 @@ impl Collection {
         let left = limits::INLINE_BYTES.saturating_sub(group.batches.iter().map(|q| q.batch.bytes()).sum());
         let Some(offer) = group.offer.as_deref_mut() else { return Ok(None) };
         let chosen = offer.choose(&objects, &own, floor, left);
-        let reads =
-            chosen.into_iter().map(|(tail, key)| {
-                let meter = meter.fork();
-                async move {
-                    Ok(self.read_offer(&meter, &key).await.into_iter().flatten().map(move |b| (tail, b)))
-                }
-            });
-        let read = together(reads).await?;
-        offer.pool.extend(read.into_iter().flatten());
+        offer.pool.extend(self.read_offers(meter, chosen).await?);
         let seq = offer.read.to + 1;
         let mut batches: Vec<PendingBatch> = group.batches.iter().map(|q| q.batch.clone()).collect();
         batches.extend(offer.take(own, floor, left));
@@ -302,6 +272,22 @@ impl Collection {
         let target = Target { seq, bytes: wal::encode(&parts)?.into() };
         group.target = Some(target.clone());
         Ok(Some(target))
+    }
+
+    /// The batches of objects of the inbox, each with the slot after which it was offered.
+    pub(super) async fn read_offers(
+        &self,
+        meter: &Meter,
+        chosen: Vec<(Seq, String)>,
+    ) -> Result<Vec<(Seq, PendingBatch)>> {
+        let reads =
+            chosen.into_iter().map(|(tail, key)| {
+                let meter = meter.fork();
+                async move {
+                    Ok(self.read_offer(&meter, &key).await.into_iter().flatten().map(move |b| (tail, b)))
+                }
+            });
+        Ok(together(reads).await?.into_iter().flatten().collect())
     }
 
     /// What an object of the inbox offers. One that cannot be read is left to its writer.
@@ -322,10 +308,11 @@ impl Collection {
     }
 
     /// Learns from an entry that has `own` batches of this process how many others compete, if they write `each` at once.
-    pub(super) fn note_contention(&self, entry: &TailEntry, own: usize, each: usize) {
+    /// Whoever was `carried` by another offers at once for a while: the other is there before it.
+    pub(super) fn note_contention(&self, entry: &TailEntry, own: usize, each: usize, carried: bool) {
         let others = entry.entry.batches.len().saturating_sub(own).div_ceil(each.max(1));
         let now = self.client().seams().clock.elapsed();
-        self.queue.contention().seen = (others >= OTHERS).then_some((others as u32 + 1, now));
+        self.queue.contention().seen = (others >= OTHERS || carried).then_some((others as u32 + 1, now));
     }
 
     fn unit(&self) -> f64 {
@@ -344,7 +331,7 @@ fn passed(group: &mut Group, newest: &Manifest) -> Result<()> {
 
 impl Offer {
     /// Offered after the last slot known, with the headers known before it.
-    fn new(known: &Known, writers: u32, each: usize) -> Self {
+    pub(super) fn new(known: &Known, writers: u32, each: usize) -> Self {
         let (tail, mut named) = (known.last(), HashSet::new());
         let mut after = tail;
         while let Some(batches) = known.slots.get(&after).and_then(|slot| slot.batches.as_ref()) {
@@ -362,6 +349,7 @@ impl Offer {
             unproven: Vec::new(),
             pool: Vec::new(),
             leads: false,
+            patient: false,
             led: None,
             misses: 0,
             writers: writers.max(last.map_or(1, |batches| batches.len().div_ceil(each) as u32)),
@@ -395,11 +383,14 @@ impl Offer {
 
     /// The share of those who wait that should go ahead so that about `candidates` do, more each time that nobody did.
     fn chance(&self, candidates: f64) -> f64 {
+        if self.patient && self.misses < PATIENT {
+            return 0.0;
+        }
         candidates * f64::from(1_u32 << self.misses.min(16)) / f64::from(self.writers.max(1))
     }
 
     /// Objects to be read, the oldest first, within the bounds of one entry.
-    fn choose(
+    pub(super) fn choose(
         &self,
         listed: &[Listed],
         own: &HashSet<Token>,
@@ -426,7 +417,7 @@ impl Offer {
     }
 
     /// What goes beside this group's own batches into the slot after the headers read.
-    fn take(&mut self, own: HashSet<Token>, floor: Seq, mut left: usize) -> Vec<PendingBatch> {
+    pub(super) fn take(&mut self, own: HashSet<Token>, floor: Seq, mut left: usize) -> Vec<PendingBatch> {
         let mut tokens = own;
         let (named, read) = (&self.named, &self.read);
         self.pool.retain(|(tail, batch)| {
@@ -446,8 +437,29 @@ impl Offer {
 
 impl Group {
     /// Whether others may put it: not what depends on the slots before its own, and not what is large.
-    fn fits_inbox(&self) -> bool {
+    pub(super) fn fits_inbox(&self) -> bool {
         self.guard.is_none() && self.bytes() <= limits::INBOX_BYTES
+    }
+
+    /// Takes out what is too much to be offered of a few batches. What would need a body stays together.
+    fn beyond_inbox(&mut self) -> Vec<Queued> {
+        if self.bytes() > limits::INLINE_BYTES {
+            return Vec::new();
+        }
+        let mut bytes = 0;
+        let fits = |q: &&Queued| {
+            bytes += q.batch.bytes();
+            bytes <= limits::INBOX_BYTES
+        };
+        match self.batches.iter().take_while(fits).count() {
+            0 => Vec::new(),
+            fit => self.batches.split_off(fit),
+        }
+    }
+
+    /// Whether others' batches find room beside its own.
+    pub(super) fn has_room(&self) -> bool {
+        self.guard.is_none() && self.bytes() + limits::INBOX_BYTES <= limits::INLINE_BYTES
     }
 
     /// Whether an entry has a batch of the group.

@@ -9,11 +9,12 @@ impl Shelf {
     pub(super) fn writer_actions(&self, w: usize, actions: &mut Vec<InboxAction>) {
         match self.writers[w] {
             At::Done => return,
-            At::Put { fresh, offered, .. } => {
+            At::Put { slot, fresh, offered, .. } => {
                 let replies = REPLIES.into_iter().filter(|reply| self.may(*reply));
                 actions.extend(replies.map(|reply| InboxAction::Put(w, reply)));
                 if fresh && offered.is_none() {
                     actions.push(InboxAction::Turn(w));
+                    actions.extend((0..slot).map(|after| InboxAction::Carry(w, after)));
                 }
             }
             At::Offer { .. } => {
@@ -55,7 +56,7 @@ impl Shelf {
             At::Wait(since) => {
                 let slot = since.to + 1;
                 match self.wal[usize::from(slot)] {
-                    0 => At::Lead { since, floor: None, listed: None },
+                    0 => At::Lead { since, offered: true, floor: None, listed: None },
                     entry if entry & own != 0 && model.is(InboxWeakening::AcknowledgeUnprobed) => {
                         return self.end(w, Fate::Acknowledged(slot));
                     }
@@ -63,17 +64,33 @@ impl Shelf {
                     entry => At::Wait(Since { to: slot, named: since.named | entry, ..since }),
                 }
             }
-            At::Lead { since, listed, .. } => {
-                return self.lead(model, w, since, Some(self.floor), listed);
+            At::Back { since, slot } => {
+                let to = since.to + 1;
+                return match self.wal[usize::from(to)] {
+                    // Deleted: it takes nothing along.
+                    0 => self.writers[w] = At::Put { slot, batches: own, offered: None, fresh: false },
+                    entry => self.back(w, Since { to, named: since.named | entry, ..since }, slot),
+                };
+            }
+            At::Lead { since, offered, listed, .. } => {
+                return self.lead(model, w, since, offered, Some(self.floor), listed);
             }
             at => at,
         };
     }
 
     pub(super) fn list(&mut self, model: &Inbox, w: usize) {
-        if let At::Lead { since, floor, .. } = self.writers[w] {
-            self.lead(model, w, since, floor, Some(self.inbox));
+        if let At::Lead { since, offered, floor, .. } = self.writers[w] {
+            self.lead(model, w, since, offered, floor, Some(self.inbox));
         }
+    }
+
+    /// Reads the next header before `slot`, or looks who waits when it knows all of them.
+    pub(super) fn back(&mut self, w: usize, since: Since, slot: u8) {
+        self.writers[w] = match since.to + 1 == slot {
+            true => At::Lead { since, offered: false, floor: None, listed: None },
+            false => At::Back { since, slot },
+        };
     }
 
     /// The first free slot as far as the log says; a retry finds what there is already, headers and folded tokens alike.
@@ -99,11 +116,12 @@ impl Shelf {
         model: &Inbox,
         w: usize,
         since: Since,
+        offered: bool,
         floor: Option<u8>,
         listed: Option<[Batches; SLOTS]>,
     ) {
         let (Some(at), Some(offers)) = (floor, listed) else {
-            self.writers[w] = At::Lead { since, floor, listed };
+            self.writers[w] = At::Lead { since, offered, floor, listed };
             return;
         };
         let read = Headers { after: since.tail.into(), to: since.to.into() };
@@ -116,15 +134,16 @@ impl Shelf {
             append::may_take(tail.into(), &read, floor)
         };
         let own = model.batch(w);
-        if !may(since.tail) {
+        if offered && !may(since.tail) {
             // The manifest may know: the retry, and its writer, look there as for any other.
             let folded = (1..SLOTS).find(|slot| self.folded[*slot] & own != 0);
             let fate = folded.map_or(Fate::Unknown, |slot| Fate::Acknowledged(slot as u8));
             return self.end(w, fate);
         }
-        let taken = (0..SLOTS).filter(|tail| may(*tail as u8)).fold(own, |all, tail| all | offers[tail]);
-        let batches = taken & !since.named;
-        self.writers[w] = At::Put { slot: since.to + 1, batches, offered: Some(since), fresh: false };
+        let taken = (0..SLOTS).filter(|tail| may(*tail as u8)).fold(0, |all, tail| all | offers[tail]);
+        let batches = own | taken & !since.named;
+        let offered = offered.then_some(since);
+        self.writers[w] = At::Put { slot: since.to + 1, batches, offered, fresh: false };
     }
 
     pub(super) fn put(&mut self, model: &Inbox, w: usize, reply: Reply) {

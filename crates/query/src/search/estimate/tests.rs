@@ -9,12 +9,26 @@ fn estimates(rows: u32, k: usize, err: f32) -> Estimates {
             err,
             segment: 0,
             ordinal,
+            chance: 1.0,
             check: 0,
             suspect: ordinal % 2 == 0,
             copied: false,
         })
         .collect();
     all
+}
+
+#[test]
+fn chances_say_how_many_of_the_nearest_are_among_rows() {
+    for err in [0.5, 5.0, 20.0] {
+        let mut all = estimates(400, 10, err);
+        all.found.retain(|c| !c.suspect);
+        let cut = all.cut(1.0, 20, 400);
+        let expected = |rows: &[Candidate]| rows.iter().map(|c| c.chance).sum::<f32>();
+        assert!((expected(&cut) - 10.0).abs() < 0.2, "{err}: {}", expected(&cut));
+        let (likely, rest) = cut.split_at(12);
+        assert!(expected(likely) > expected(rest) || err > 5.0, "{err}");
+    }
 }
 
 #[test]

@@ -314,7 +314,7 @@ async fn an_offer_older_than_what_is_known_is_noticed() {
     }
     let later = world.reopen(2).await;
     let meter = Meter::new();
-    for n in 100..100 + u128::from(UNRIVALLED.0) {
+    for n in 100..100 + u128::from(crate::writer::carry::UNRIVALLED.0) {
         later.append(&meter, upsert(n, &["a"])).await.unwrap();
     }
     let offers = async || {
@@ -379,4 +379,112 @@ async fn what_was_answered_long_ago_is_not_read() {
         chosen.into_iter().map(|(_, key)| key.chars().last().unwrap()).collect::<String>()
     };
     assert_eq!((chosen(&[]), chosen(&[Token(1)])), ("31".to_owned(), "3".to_owned()));
+}
+
+/// What functions see that are given messages of a queue by the event, one event after the other.
+#[derive(Debug)]
+struct Events {
+    /// Of each event, first ones excepted, in ascending order.
+    took: Vec<Duration>,
+    /// Slots that others took while a batch waited: the most.
+    passed: Seq,
+    /// Of each message.
+    requests: f64,
+}
+
+/// `functions` with events of `messages`, a row each of so many `bytes` at least, under keys of the queue, for `time`; 20 ms a request.
+async fn feed(functions: u64, messages: u128, bytes: usize, time: Duration) -> Events {
+    let (world, _store, first) = World::with_collection().await;
+    let functions = join_all((0..functions).map(|w| world.reopen(100 + w))).await;
+    world.storage.slow_down(Duration::from_millis(20));
+    let clock = first.client().seams().clock.clone();
+    let end = clock.elapsed() + time;
+    let work = |(w, notes): (u128, Arc<Collection>)| async move {
+        let (clock, mut seen) = (notes.client().seams().clock.clone(), Vec::new());
+        let id = "a".repeat(bytes.max(1));
+        for n in 0u128.. {
+            // The platform's part, and the parsing.
+            let rest = 5 + (10.0 * notes.client().seams().random.unit()) as u64;
+            clock.sleep(Duration::from_millis(rest)).await;
+            let (began, tail) = (clock.elapsed(), notes.known().map(|known| known.last()));
+            if began >= end {
+                break;
+            }
+            let meters: Vec<Meter> = (0..messages).map(|_| Meter::new()).collect();
+            let taken = (0..).zip(&meters).map(|(m, meter)| {
+                notes.append(meter, given(upsert((w << 32 | n << 8 | m) + (1 << 100), &[&id])))
+            });
+            let done = try_join_all(taken).await.unwrap();
+            let passed = tail.map_or(0, |t| done[done.len() - 1].position - t - 1);
+            let io: u64 = meters.iter().map(|m| m.io()).map(|io| io.gets + io.puts + io.lists).sum();
+            seen.push((clock.elapsed() - began, passed, io));
+        }
+        (seen.len(), seen.split_off(2))
+    };
+    let all = join_all((0..).zip(functions).map(work)).await;
+    world.storage.slow_down(Duration::ZERO);
+    let there = named(&world).await;
+    let events: usize = all.iter().map(|(events, _)| events).sum();
+    assert_eq!(there.len(), events * messages as usize);
+    let warm: Vec<_> = all.into_iter().flat_map(|(_, seen)| seen).collect();
+    let mut took: Vec<Duration> = warm.iter().map(|(took, ..)| *took).collect();
+    took.sort_unstable();
+    Events {
+        passed: warm.iter().map(|(_, passed, _)| *passed).max().unwrap(),
+        requests: warm.iter().map(|(.., io)| *io as f64).sum::<f64>() / (took.len() as f64 * messages as f64),
+        took,
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn of_several_functions_none_waits_for_long() {
+    let small = [(1, 50), (2, 50), (4, 50), (7, 20), (3, 1), (4, 1)].map(|(f, m)| (f, m, 0));
+    for (functions, messages, bytes) in small.into_iter().chain([(2, 50, 6_500), (4, 50, 6_500)]) {
+        let events = feed(functions, messages, bytes, Duration::from_secs(3)).await;
+        assert!(events.took[events.took.len() - 1] <= Duration::from_millis(700), "{functions}: {events:?}");
+        assert!(events.passed <= 12 && events.requests <= 6.0, "{functions}: {events:?}");
+    }
+}
+
+/// It reads the headers before those that it knows, puts what waits with its own, and does so once.
+#[tokio::test(start_paused = true)]
+async fn a_writer_that_wins_takes_others_along() {
+    let (world, _store, notes) = World::with_collection().await;
+    let meter = Meter::new();
+    for n in 1..=3 {
+        notes.append(&meter, upsert(n, &["a"])).await.unwrap();
+    }
+    left_behind(&notes, 1, &[upsert(2, &["a"])]).await;
+    left_behind(&notes, 1, &[upsert(101, &["b"]), upsert(102, &["b"])]).await;
+    let later = world.reopen(2).await;
+    let looks_at = 3 + u64::from(crate::writer::carry::UNRIVALLED.0);
+    for n in 4..=2 * looks_at {
+        later.append(&meter, upsert(u128::from(n), &["a"])).await.unwrap();
+    }
+    let there = named(&world).await;
+    let taken = looks_at + 1;
+    assert_eq!([101, 102].map(|t| there.get(&Token(t))), [Some(&taken); 2]);
+    assert_eq!(there.len() as u64, 2 * looks_at + 2);
+}
+
+/// What was offered before the floor may be in an entry that is gone.
+#[tokio::test(start_paused = true)]
+async fn what_is_below_the_floor_is_not_taken_along() {
+    let (world, _store, notes) = World::with_collection().await;
+    let meter = Meter::new();
+    let writes = u128::from(crate::writer::carry::UNRIVALLED.0);
+    for n in 1..writes {
+        notes.append(&meter, upsert(n, &["a"])).await.unwrap();
+    }
+    left_behind(&notes, 2, &[upsert(3, &["a"])]).await;
+    left_behind(&notes, 2, &[upsert(101, &["b"])]).await;
+    notes.append(&meter, upsert(writes, &["a"])).await.unwrap();
+    let rival = world.reopen(2).await;
+    rival.refresh(&meter).await.unwrap();
+    fold(&rival, 3, &[]).await;
+    collect(&rival, 3).await;
+    notes.append(&meter, upsert(200, &["a"])).await.unwrap();
+    let there = named(&world).await;
+    assert_eq!((there.get(&Token(3)), there.get(&Token(101))), (None, None));
+    assert!(there.contains_key(&Token(200)));
 }
