@@ -38,6 +38,8 @@ const JOB: &str = "job";
 const TRY: &str = "try";
 /// What counts the marks that steps put at their end.
 const WAKE: &str = "wake";
+/// With so many places that its files were sent to, nobody is woken to send them to another.
+const PLACES: usize = 8;
 /// From so many tries on, a step says that it needs more.
 const TRIES: usize = 3;
 /// Deletes sent together.
@@ -168,24 +170,10 @@ async fn abandon(
         });
         try_join_all(deletes).await?;
     }
-    Ok(())
-}
-
-/// Puts a job's mark, which wakes who goes on with it. `why` is for people. Failing costs time: a tick finds the work.
-pub(crate) async fn wake(meter: &Meter, collection: &Arc<Collection>, made: Made, why: &str) {
-    let key = keys::dirty_job(collection.id(), made);
-    let why = bytes::Bytes::copy_from_slice(why.as_bytes());
-    if let Err(e) = collection.client().overwrite(meter, &key, why).await {
-        tracing::warn!(collection = %collection.id(), error = %e, "nobody is woken to go on with a merge in steps");
-    }
+    collection.client().delete(meter, &keys::dirty_job(collection.id(), made)).await
 }
 
 impl Found {
-    /// Names its results.
-    pub(crate) fn made(&self) -> Made {
-        self.made
-    }
-
     /// Whether a mark says that it is to be gone on with.
     pub(crate) fn is_marked(&self) -> bool {
         self.have.iter().any(|name| name.starts_with(WAKE))
@@ -194,6 +182,22 @@ impl Found {
     /// The segments that it merges.
     pub(crate) fn inputs(&self) -> impl Iterator<Item = Made> + '_ {
         self.plan.inputs.iter().map(|input| input.made)
+    }
+
+    /// Leaves what was just begun to who is woken.
+    pub(crate) async fn leave(
+        self,
+        meter: &Meter,
+        collection: &Arc<Collection>,
+        options: &Options,
+    ) -> Result<Steps> {
+        let Found { made, plan, deleted, have } = self;
+        let sources = Sources::new(collection, plan, deleted);
+        let total = about(&sources, &frame(collection, &sources.plan, options));
+        let pace = Pace::new(collection.client().seams().clock.clone(), std::time::Duration::MAX);
+        let bench = Bench::new(meter, collection, made, have, pace);
+        bench.wake().await?;
+        Ok(Steps { stage: "sample", done: bench.results() as u64, total, stuck: None })
     }
 
     /// Goes on with it while there is time, and commits it when all is there.
@@ -219,20 +223,16 @@ impl Found {
             );
         }
         let plan = Arc::clone(&sources.plan);
-        let frame = Frame {
-            target: Target { collection: collection.id(), settings: &plan.settings, schema: &plan.schema },
-            options: BuildOptions { seed: plan.seed, threads: options.threads, copies: Copies::Never },
-            memory: plan.memory,
-            rows: plan.rows(),
-        };
+        let frame = frame(collection, &plan, options);
         match steps(&mut bench, &sources, &frame, progress).await {
             Ok(report) => {
                 bench.abandon().await;
                 Ok(Ended::Committed(report))
             }
-            Err(Stop::Time) => {
-                if bench.new_results() > 0 {
-                    bench.wake().await;
+            Err(stop @ (Stop::Time | Stop::Again)) => {
+                let places = bench.last("place").unwrap_or(0);
+                if bench.new_results() > 0 || matches!(stop, Stop::Again) && places < PLACES {
+                    bench.wake().await?;
                 }
                 let stuck = (bench.new_results() == 0 && tries >= TRIES).then_some(tries as u64);
                 let (done, stage) = (bench.results() as u64, bench.stage);
@@ -254,14 +254,16 @@ impl Found {
 impl Bench<'_> {
     /// Wakes who goes on. Of all steps that began before one of them did so, one: steps that others woke meanwhile make no
     /// second row of them.
-    async fn wake(&self) {
+    async fn wake(&self) -> Result<()> {
         let number = self.last(WAKE).map_or(0, |last| last + 1);
+        let client = self.collection.client();
         let key = self.collection.keys().job(self.made, &format!("{WAKE}-{number}"));
-        match self.collection.client().create(self.meter, &key, bytes::Bytes::new()).await {
-            CreateReply::Exists => {}
-            // Two too many do no harm, none too few would.
-            _ => wake(self.meter, self.collection, self.made, &number.to_string()).await,
+        if matches!(client.create(self.meter, &key, bytes::Bytes::new()).await, CreateReply::Exists) {
+            return Ok(());
         }
+        // Two too many would do no harm, none too few would: what became of the name is all the same.
+        let mark = keys::dirty_job(self.collection.id(), self.made);
+        client.overwrite(self.meter, &mark, number.to_string().into()).await
     }
 
     /// Deletes everything of the job, as far as the store lets it: what is left the next call finds, or a collection.
@@ -274,13 +276,21 @@ impl Bench<'_> {
             let prefix = self.collection.keys().job_prefix(self.made);
             let listed = self.collection.client().list_all(self.meter, &prefix).await?;
             let names = listed.iter().filter_map(|l| l.key.strip_prefix(&prefix).map(str::to_owned));
-            abandon(self.meter, self.collection, self.made, &names.collect()).await?;
-            let mark = keys::dirty_job(self.collection.id(), self.made);
-            self.collection.client().delete(self.meter, &mark).await
+            abandon(self.meter, self.collection, self.made, &names.collect()).await
         };
         if let Err(e) = done.await {
             tracing::debug!(collection = %self.collection.id(), error = %e, "a merge in steps left something behind");
         }
+    }
+}
+
+/// What a job is built with.
+fn frame<'a>(collection: &'a Collection, plan: &'a Plan, options: &Options) -> Frame<'a> {
+    Frame {
+        target: Target { collection: collection.id(), settings: &plan.settings, schema: &plan.schema },
+        options: BuildOptions { seed: plan.seed, threads: options.threads, copies: Copies::Never },
+        memory: plan.memory,
+        rows: plan.rows(),
     }
 }
 
@@ -336,7 +346,7 @@ async fn steps(
     match commit.run().await? {
         Round::Done(report, _) => Ok(*report),
         // The inputs are gone, or the place is below a floor by now: the next step sees which.
-        Round::Overtaken => Err(Stop::Time),
+        Round::Overtaken => Err(Stop::Again),
     }
 }
 

@@ -47,7 +47,7 @@ pub fn worked_on(key: &str) -> Option<(Name, Task)> {
     use esker_format::keys::Part;
     match Key::parse(key).ok()? {
         Key::Dirty(id, _) | Key::Of(id, Part::Wal(_)) => Some((id.name().clone(), Task::FoldLong)),
-        Key::DirtyJob(id, _) => Some((id.name().clone(), Task::Fold)),
+        Key::DirtyJob(id, _) => Some((id.name().clone(), Task::Step)),
         _ => None,
     }
 }
@@ -165,10 +165,12 @@ pub struct Worker {
 /// What to do with a collection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Task {
-    /// Folds its log, however short, and goes on with a merge in steps.
+    /// Folds its log, however short, and begins a merge in steps or goes on with it.
     Fold,
     /// Folds its log if it is long.
     FoldLong,
+    /// Goes on with a merge in steps, and begins none: one that failed is for the next tick.
+    Step,
     /// Deletes what no version needs.
     Collect,
 }
@@ -242,7 +244,9 @@ impl Worker {
         if task == Task::FoldLong && !is_long(tail.len() as u64, bytes) {
             return Ok(Outcome::Nothing);
         }
-        let (report, steps) = self.compactor.compact_until(meter, &collection, until, &|_| {}).await?;
+        let begins = task != Task::Step;
+        let (report, steps) =
+            self.compactor.compact_until(meter, &collection, until, begins, &|_| {}).await?;
         if let Some(steps) = steps {
             return stepped(&report, steps);
         }

@@ -64,7 +64,8 @@ fn size(segment: &Segment) -> u64 {
 impl Compactor {
     /// [`Compactor::compact`] for who has time until the clock's `elapsed` is `until`. A merge that takes longer is made in
     /// steps: what is left of it, if there is something left, another call goes on with, of any process. A mark stands while
-    /// there is, and a step that came further puts one anew, which wakes who goes on.
+    /// there is, and a step that came further puts one anew, which wakes who goes on. Such a merge is begun if the call
+    /// `begins` any, and left to who is woken then: with all of their time, and again should they fail.
     ///
     /// # Errors
     /// As [`Compactor::compact`].
@@ -73,9 +74,10 @@ impl Compactor {
         meter: &Meter,
         collection: &Arc<Collection>,
         until: Duration,
+        begins: bool,
         progress: Listener<'_>,
     ) -> Result<(Report, Option<Steps>)> {
-        self.compact_at(RATE, meter, collection, until, progress).await
+        self.compact_at(RATE, meter, collection, until, begins, progress).await
     }
 
     /// The same at so many bytes a second.
@@ -85,10 +87,11 @@ impl Compactor {
         meter: &Meter,
         collection: &Arc<Collection>,
         until: Duration,
+        begins: bool,
         progress: Listener<'_>,
     ) -> Result<(Report, Option<Steps>)> {
         let clock = &collection.client().seams().clock;
-        let mut found = job::find(meter, collection).await?;
+        let found = job::find(meter, collection).await?;
         let mut all: Option<Report> = None;
         let more = loop {
             // Behind writers that do not stop a job would never end: it has every other call to itself, by chance.
@@ -112,40 +115,52 @@ impl Compactor {
             }
         };
         let manifest = collection.manifest(meter).await?;
-        if found.is_none() && (!more || manifest.segments.len() >= MANY_SEGMENTS) {
-            let merges = plan::merges(&manifest.segments, 0);
-            let inputs = manifest.segments.iter().zip(&merges).filter(|(_, merges)| **merges);
-            let inputs: Vec<Segment> = inputs.map(|(s, _)| s.clone()).collect();
-            if !inputs.is_empty() {
-                found = Some(job::begin(meter, collection, &manifest, inputs, &self.options).await?);
-            }
-        }
         let Some(found) = found else {
-            if more {
+            let due = begins && (!more || manifest.segments.len() >= MANY_SEGMENTS);
+            let steps = if due { self.begin(meter, collection, &manifest).await? } else { None };
+            if more && steps.is_none() {
                 mark(meter, collection, &manifest).await;
             }
-            return Ok((all.unwrap_or_default(), None));
+            return Ok((all.unwrap_or_default(), steps));
         };
-        // What was folded took the marks away, and the job's own comes with the first step that ends.
         if !found.is_marked() {
             mark(meter, collection, &manifest).await;
         }
-        let (made, pace) = (found.made(), Pace::new(clock.clone(), until));
+        let pace = Pace::new(clock.clone(), until);
         match found.run(meter, collection, &self.options, pace, progress).await? {
             Ended::Paused(steps) => Ok((all.unwrap_or_default(), Some(steps))),
             Ended::Committed(merged) => {
                 let manifest = collection.manifest(meter).await?;
-                if plan::merges(&manifest.segments, 0).contains(&true) {
-                    // As large as this one, and nothing else may wake anyone.
-                    job::wake(meter, collection, made, "next").await;
+                if more {
+                    mark(meter, collection, &manifest).await;
                 }
+                let steps = self.begin(meter, collection, &manifest).await?;
                 let report = match all {
                     None => merged,
                     Some(all) => all.and(merged),
                 };
-                Ok((report, None))
+                Ok((report, steps))
             }
         }
+    }
+
+    /// Begins a job of the segments that are due, if there are any, and leaves it to who is woken.
+    async fn begin(
+        &self,
+        meter: &Meter,
+        collection: &Arc<Collection>,
+        manifest: &Arc<Manifest>,
+    ) -> Result<Option<Steps>> {
+        let merges = plan::merges(&manifest.segments, 0);
+        let inputs = manifest.segments.iter().zip(&merges).filter(|(_, merges)| **merges);
+        let inputs: Vec<Segment> = inputs.map(|(s, _)| s.clone()).collect();
+        if inputs.is_empty() {
+            return Ok(None);
+        }
+        // For the next tick, should the job not get one of its own.
+        mark(meter, collection, manifest).await;
+        let begun = job::begin(meter, collection, manifest, inputs, &self.options).await?;
+        begun.leave(meter, collection, &self.options).await.map(Some)
     }
 }
 

@@ -24,6 +24,8 @@ const IN_FLIGHT: usize = 16;
 pub(super) enum Stop {
     /// Its time is over.
     Time,
+    /// What it sent is lost or too late: the next step sends it to another place.
+    Again,
     Failed(Error),
 }
 
@@ -108,11 +110,10 @@ impl<'a> Bench<'a> {
         self.have.contains(name)
     }
 
-    /// Results that are there: neither large bytes nor counts.
+    /// Results that are there: neither large bytes, nor counts, nor where files go, of which there may always be another.
     pub(super) fn results(&self) -> usize {
         let is_result = |name: &&String| {
-            !name.starts_with("try-")
-                && !name.starts_with("wake-")
+            !["try-", "wake-", "place-", "lost-"].iter().any(|kind| name.starts_with(kind))
                 && name.rsplit('-').next().is_none_or(|end| end.len() < 32)
         };
         self.have.iter().filter(is_result).count()

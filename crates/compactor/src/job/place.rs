@@ -140,7 +140,7 @@ pub(super) async fn sent(
                     if e.kind() == Kind::NotFound && e.to_string().contains(&key) {
                         // The store gave the upload up. The next step begins another.
                         bench.keep(&format!("lost-{number}"), Pack::default()).await?;
-                        return Err(Stop::Time);
+                        return Err(Stop::Again);
                     }
                     return Err(e.into());
                 }
@@ -249,7 +249,7 @@ pub(super) async fn checked(bench: &mut Bench<'_>, built: &build::Made, made: Ma
     tracing::warn!(key = index, "a segment is not there as it was made, and is sent again");
     let number = bench.last("place").unwrap_or(0);
     bench.keep(&format!("lost-{number}"), Pack::default()).await?;
-    Err(Stop::Time)
+    Err(Stop::Again)
 }
 
 /// Whether a file is complete.

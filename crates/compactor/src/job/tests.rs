@@ -465,7 +465,8 @@ async fn a_limited_compaction_ends_with_nothing_left() {
         assert!(call < 10, "it does not end");
         let collection = world.collection(call).await;
         let until = collection.client().seams().clock.elapsed() + Duration::from_secs(5);
-        let (report, steps) = compactor().compact_at(0, &meter, &collection, until, &|_| {}).await.unwrap();
+        let (report, steps) =
+            compactor().compact_at(0, &meter, &collection, until, true, &|_| {}).await.unwrap();
         let due = crate::work::marked(&world.store(call), &meter).await.unwrap();
         if !report.committed && steps.is_none() {
             break;
@@ -510,6 +511,40 @@ async fn steps_at_once_wake_one() {
     committed(world.step(202, None).await).unwrap();
     assert!(job_marks(&world).await.is_empty());
     world.check().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_merge_that_failed_is_begun_by_no_mark() {
+    let world = World::new(8, &[400, 300, 300, 300, 300, 300]).await;
+    let call = async |seed, begins| {
+        let collection = world.collection(seed).await;
+        let until = collection.client().seams().clock.elapsed() + LONG;
+        compactor().compact_at(0, &Meter::new(), &collection, until, begins, &|_| {}).await
+    };
+    // Who begins it leaves all of it to who is woken.
+    let (report, steps) = call(1, true).await.unwrap();
+    assert_eq!((report.committed, steps.map(|s| s.done)), (false, Some(1)));
+    assert_eq!(job_marks(&world).await, ["0"]);
+    assert!(committed(world.step(2, Some(4)).await).is_none());
+    assert_eq!(job_marks(&world).await, ["1"]);
+    let left = world.work_left().await;
+    let one = left.iter().find(|key| key.ends_with("sample-0")).unwrap();
+    world.objects.0.put(&one.as_str().into(), PutPayload::from_static(b"x")).await.unwrap();
+    assert_eq!(call(3, false).await.unwrap_err().kind(), Kind::Corrupt);
+    for (seed, begins, steps) in [(4, false, None), (5, true, Some(1))] {
+        assert_eq!(call(seed, begins).await.unwrap().1.map(|s| s.done), steps);
+        assert_eq!(job_marks(&world).await.len(), steps.map_or(0, |_| 1));
+        assert_eq!(world.work_left().await.is_empty(), steps.is_none());
+    }
+    // Through to the end: what commits the first begins what is due then, if anything is.
+    for seed in 6.. {
+        assert!(seed < 40, "it does not end");
+        if call(seed, false).await.unwrap().1.is_none() {
+            break;
+        }
+    }
+    assert!(world.check().await.segments.len() <= 4);
+    assert!(world.work_left().await.is_empty() && job_marks(&world).await.is_empty());
 }
 
 #[tokio::test(start_paused = true)]

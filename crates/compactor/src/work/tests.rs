@@ -155,7 +155,7 @@ fn objects_tell_of_work_by_their_key() {
     assert_eq!(worked_on(&esker_format::keys::dirty(&id, 7)), Some((name("books"), Task::FoldLong)));
     assert_eq!(worked_on(&esker_format::keys::Keys::new(&id).wal(7)), Some((name("books"), Task::FoldLong)));
     let made = esker_format::keys::Made { base: 3, token: esker_format::Token(4) };
-    assert_eq!(worked_on(&esker_format::keys::dirty_job(&id, made)), Some((name("books"), Task::Fold)));
+    assert_eq!(worked_on(&esker_format::keys::dirty_job(&id, made)), Some((name("books"), Task::Step)));
     assert_eq!(worked_on(&esker_format::keys::Keys::new(&id).head()), None);
     assert_eq!(worked_on("books"), None);
 }

@@ -176,6 +176,9 @@ fn check_vector(elements: usize, peak: u32, settings: &Settings) -> Result<(), F
     if half && greatest >= HALF_OVERFLOW {
         return wrong(format!("{greatest} is beyond what an f16 collection can hold (±65504)"));
     }
+    if settings.metric != Metric::Cosine && greatest > *NORMALISABLE.end() {
+        return wrong(format!("its greatest element, {greatest:e}, is so great that distances overflow"));
+    }
     if settings.metric == Metric::Cosine {
         if greatest == 0.0 || half && greatest <= HALF_UNDERFLOW {
             return wrong("a zero vector has no direction, which cosine needs".to_owned());

@@ -220,7 +220,15 @@ impl Adapting<'_> {
         let stands =
             |(own, was): &(&u32, &u32)| self.origin[**own as usize].is_some_and(|leaf| leaf == **was);
         let stand = self.own.iter().zip(self.standing.leaf_of).filter(stands).count();
-        rules::fits(older as u64, stand as u64)
+        rules::are_few(self.leaves(), self.own.len(), self.build.target)
+            && rules::fits(older as u64, stand as u64)
+    }
+
+    /// Leaves that have rows.
+    fn leaves(&self) -> usize {
+        let mut seen = vec![false; self.origin.len()];
+        self.own.iter().for_each(|leaf| seen[*leaf as usize] = true);
+        seen.iter().filter(|seen| **seen).count()
     }
 
     /// Whether new rows are near enough.

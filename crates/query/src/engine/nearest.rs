@@ -47,6 +47,8 @@ pub(crate) struct Found {
     pub rounds: u32,
     /// The share of the nearest rows to expect where no codes were read though the recall asks for them.
     pub missed: f64,
+    /// The share of them to expect among candidates that were not measured, as that would take too many requests.
+    pub left_out: f64,
     /// Rows of the tail that were measured.
     pub tail_rows: u64,
 }
@@ -82,7 +84,7 @@ impl Reader {
             self.by_codes(meter, scene, asked, matching).await?
         };
         let (read, left_out) = self.read_rows(meter, scene, &mut candidates).await?;
-        (found.read, found.missed) = (read, found.missed + left_out / scene.k.max(1) as f64);
+        (found.read, found.left_out) = (read, left_out / scene.k.max(1) as f64);
         found.rows = self.measure(scene, asked, best, &found.read, &candidates).into_sorted();
         (found.tail_rows, found.codes) = (tail.rows, found.codes + tail.codes);
         found.reranked = candidates.count(scene.loaded.parts.len());
@@ -213,7 +215,7 @@ impl Reader {
         };
         let share = 1.0 - RERANK_LOSS * f64::from(1.0 - scene.min_recall);
         let (least, most) = (least + doubtful, most + doubtful);
-        Ok((Wanted::Candidates(estimates.cut(share, least, most), least), found))
+        Ok((Wanted::Candidates(estimates.cut(scene.k, share, least, most), least), found))
     }
 
     /// Per segment the rows of a round whose ids may have been touched by a tail of many ids.

@@ -78,7 +78,7 @@ impl Reader {
                     let loss = f64::from(1.0 - scene.min_recall) * scene.k as f64;
                     let kept;
                     (kept, thrift) = affordable(parts, all, *least, &places, thrift, loss);
-                    left_out = all.drain(kept..).map(|c| f64::from(c.chance)).sum();
+                    left_out = all.drain(kept..).map(|c| c.chance).sum();
                 }
                 thrift.gap(lists(parts, all, &places).iter().map(Vec::as_slice))
             }
@@ -158,7 +158,7 @@ fn affordable(
     let few = most(least, all.len(), thrift, MOST_REQUESTS);
     let mut lost = 0.0;
     let unlikely = all[few..].iter().rev().take_while(|c| {
-        lost += f64::from(c.chance);
+        lost += c.chance;
         lost <= loss
     });
     let wanted = all.len() - unlikely.count();

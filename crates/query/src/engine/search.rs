@@ -193,7 +193,8 @@ fn explain(scene: &Scene<'_>, found: &[Found], min_recall: f32) -> Explain {
             1.0
         } else {
             let missed = found.iter().map(|f| f.missed).sum::<f64>() / found.len().max(1) as f64;
-            calibrated.min(1.0 - missed as f32)
+            let left_out = found.iter().map(|f| f.left_out).sum::<f64>() / found.len().max(1) as f64;
+            (calibrated.min(1.0 - missed as f32) - left_out as f32).clamp(0.0, 1.0)
         },
         tail_rows: sum(|f| f.tail_rows),
         tail_ids: scene.view.tail.ids() as u64,

@@ -22,8 +22,8 @@ pub(crate) struct Candidate {
     pub segment: u32,
     /// Row.
     pub ordinal: u32,
-    /// How likely it is one of those wanted; of those that are to be reranked.
-    pub chance: f32,
+    /// How likely it is one of the k nearest; of those that are to be reranked.
+    pub chance: f64,
     /// Check of its stored vector.
     pub check: u16,
     /// The tail may have overwritten it: its id has the hash of one that the tail touched.
@@ -128,9 +128,11 @@ impl Estimates {
     /// The candidates to rerank: the fewest that are expected to have the share `share` of the k nearest of all rows that
     /// were scanned, within `least..=most`. Rows without an estimate are all among them, suspects as far as they would be
     /// if they counted: these last, each kind the likeliest first, since where not all can be read the last are left out.
-    pub fn cut(self, share: f64, least: usize, most: usize) -> Vec<Candidate> {
+    /// `k` are wanted in the end.
+    pub fn cut(self, k: usize, share: f64, least: usize, most: usize) -> Vec<Candidate> {
         let mut candidates = self.likely(share, least, most);
         candidates.sort_by_key(|c| c.suspect);
+        weigh(&mut candidates, k);
         candidates
     }
 
@@ -156,12 +158,24 @@ impl Estimates {
         let count = few.count().clamp(least, most.max(least)).min(chances.len());
         let Some(last) = count.checked_sub(1).map(|i| chances[i]) else { return self.found };
         // Without an estimate there is every chance.
-        for c in self.found.iter_mut().filter(|c| c.err.is_finite()) {
-            c.chance = chance(c, bound) as f32;
-        }
-        self.found.retain(|c| c.chance >= last as f32);
-        self.found.sort_by(|a, b| b.chance.total_cmp(&a.chance));
+        let chance = |c: &Candidate| if c.err.is_finite() { chance(c, bound) } else { 1.0 };
+        self.found.retain(|c| chance(c) >= last);
+        self.found.sort_by(|a, b| chance(b).total_cmp(&chance(a)));
         self.found
+    }
+}
+
+/// Says of candidates how likely each is one of the `k` nearest. Suspects hardly are: the tail has an id of the same hash.
+fn weigh(candidates: &mut [Candidate], k: usize) {
+    let sure: Vec<Candidate> =
+        candidates.iter().filter(|c| !c.suspect && c.err.is_finite()).copied().collect();
+    let bound = if sure.len() > k { kth_of(&sure, k) } else { f32::INFINITY };
+    for c in candidates.iter_mut() {
+        c.chance = match (c.suspect, c.err.is_finite()) {
+            (true, _) => 0.0,
+            (false, true) => chance(c, bound),
+            (false, false) => 1.0,
+        };
     }
 }
 

@@ -53,7 +53,7 @@ impl Works {
         let tasks = self.tasks(objects);
         let of =
             |task| tasks.iter().filter(move |(_, t)| **t == task).map(|(name, _)| name.clone()).collect();
-        let mut done = self.worker.work(of(Task::Fold), Task::Fold, call.until).await;
+        let mut done = self.worker.work(of(Task::Step), Task::Step, call.until).await;
         if let Some((name, _)) = done.iter().find(|(_, outcome)| **outcome == Outcome::Left) {
             return Err(Error::new(Kind::Unavailable, "there was no time for it").context(name));
         }
@@ -72,7 +72,7 @@ impl Works {
         let mut tasks = BTreeMap::new();
         for (name, task) in keys.filter_map(worked_on) {
             let known = tasks.entry(name).or_insert(task);
-            if task == Task::Fold {
+            if task == Task::Step {
                 *known = task;
             }
         }

@@ -12,6 +12,8 @@ const DRIFT: f64 = 0.125;
 const DISTORTION: f64 = 1.15;
 /// … or more than one in so many of the older rows would have to be encoded again.
 const ENCODED: u64 = 2;
+/// Leaves more than that are no matter.
+const SPARE: usize = 16;
 /// Leaves around a new centroid whose rows are compared with it.
 const NEIGHBOURS: usize = 64;
 /// Leaves worked on as one task.
@@ -20,6 +22,12 @@ const LEAVES: usize = 8;
 /// Whether enough of the older rows stand.
 pub(super) fn fits(older: u64, stand: u64) -> bool {
     (older - stand) * ENCODED <= older
+}
+
+/// Whether rows have about as many leaves as a new clustering would give them: many rows died, or the target is another
+/// since there are more, where they have far more.
+pub(super) fn are_few(leaves: usize, rows: usize, target: usize) -> bool {
+    2 * leaves <= 3 * rows.div_ceil(target.max(1)) + SPARE
 }
 
 /// Whether `count` new rows, whose squared distances to their leaves add up to `total`, are about as near as the others

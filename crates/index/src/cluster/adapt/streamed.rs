@@ -129,7 +129,8 @@ impl<'a> Survey<'a> {
         let olds = standing.leaf_of.iter().filter(|leaf| **leaf != Standing::NEW);
         olds.for_each(|leaf| older[*leaf as usize] += 1);
         let stand = leaves.iter().filter_map(|leaf| leaf.origin).map(|leaf| older[leaf as usize]).sum();
-        if !rules::fits(older.iter().sum(), stand) {
+        let few = rules::are_few(leaves.len(), standing.leaf_of.len(), frame.target);
+        if !few || !rules::fits(older.iter().sum(), stand) {
             return Ok(None);
         }
         let mut order = all(leaves.len());

@@ -275,3 +275,11 @@ fn rows_in_blocks_that_do_not_fit_their_leaves_are_refused() {
     let none = Standing { leaves: 0, centroids: &no_leaves, leaf_of: &[Standing::NEW; 3], ..standing };
     assert_eq!(run(none, 3), Ok(false));
 }
+
+#[test]
+fn half_as_many_leaves_again_are_too_many() {
+    let target = 256;
+    for (leaves, rows, few) in [(3, 1, true), (1500, 1000 * target, true), (1600, 1000 * target, false)] {
+        assert_eq!(rules::are_few(leaves, rows, target), few, "{leaves} leaves of {rows} rows");
+    }
+}

@@ -23,8 +23,8 @@ fn chances_say_how_many_of_the_nearest_are_among_rows() {
     for err in [0.5, 5.0, 20.0] {
         let mut all = estimates(400, 10, err);
         all.found.retain(|c| !c.suspect);
-        let cut = all.cut(1.0, 20, 400);
-        let expected = |rows: &[Candidate]| rows.iter().map(|c| c.chance).sum::<f32>();
+        let cut = all.cut(10, 1.0, 20, 400);
+        let expected = |rows: &[Candidate]| rows.iter().map(|c| c.chance).sum::<f64>();
         assert!((expected(&cut) - 10.0).abs() < 0.2, "{err}: {}", expected(&cut));
         let (likely, rest) = cut.split_at(12);
         assert!(expected(likely) > expected(rest) || err > 5.0, "{err}");
@@ -35,7 +35,7 @@ fn chances_say_how_many_of_the_nearest_are_among_rows() {
 fn sure_rows_come_before_suspects_and_the_likeliest_first() {
     // Few rows, where all are taken, and many.
     for (rows, k) in [(6, 10), (400, 10)] {
-        let cut = estimates(rows, k, 5.0).cut(0.99, 2 * k, 50);
+        let cut = estimates(rows, k, 5.0).cut(k, 0.99, 2 * k, 50);
         let sure = cut.iter().take_while(|c| !c.suspect).count();
         assert!(cut.len() > sure && sure >= 3, "both kinds: {} of {}", sure, cut.len());
         assert!(cut[sure..].iter().all(|c| c.suspect), "suspects are last");
@@ -47,7 +47,7 @@ fn sure_rows_come_before_suspects_and_the_likeliest_first() {
 
 #[test]
 fn suspects_take_no_place_of_sure_rows() {
-    let all = estimates(400, 10, 1.0).cut(0.999, 20, 50);
+    let all = estimates(400, 10, 1.0).cut(10, 0.999, 20, 50);
     let sure: Vec<u32> = all.iter().filter(|c| !c.suspect).map(|c| c.ordinal).collect();
     assert!(sure.len() >= 20 && sure.is_sorted(), "{sure:?}");
     assert_eq!(sure[..10], [1, 3, 5, 7, 9, 11, 13, 15, 17, 19]);
