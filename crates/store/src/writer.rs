@@ -302,6 +302,10 @@ impl Collection {
                 return Box::pin(self.combine(meter, group)).await;
             }
             Waiting::Many => Vec::new(),
+            Waiting::Past => {
+                let known = self.known().ok_or_else(forgotten)?;
+                return Box::pin(self.claim(meter, group, known)).await;
+            }
         };
         let seq = append::next_slot(known.last(), known.manifest.watermark);
         if !self.passes(meter, group, &known, seq).await? {

@@ -2,7 +2,8 @@
 //! the batches of many (docs/rfcs/0010-inbox.md). Explored exhaustively over `esker_format::append`.
 //!
 //! Beside the writers: one of them may be a second process under the first one's token, as a client's retry is; entries are
-//! folded, the floor follows, and slots and offers at or below it are deleted one by one. Every action is one request.
+//! folded, the floor follows, and slots at or below it are deleted one by one. Offers stay, since nothing may depend on when
+//! they go. Every action is one request.
 
 use stateright::{Model, Property};
 
@@ -23,16 +24,22 @@ pub enum InboxWeakening {
     OfferUnresolved,
     /// The first writer, with an offer, puts the slot after the last one listed, without the headers between.
     DirectAfterOffer,
+    /// A writer that carries does not ask whether the floor passed the tail of what it takes along.
+    CarriedBeyondBound,
+    /// A writer that carries puts what it took along into the slot after one that it lost, too.
+    CarriedAgain,
 }
 
 impl InboxWeakening {
-    /// All five.
-    pub const ALL: [Self; 5] = [
+    /// All seven.
+    pub const ALL: [Self; 7] = [
         Self::HeadersUnread,
         Self::BeyondBound,
         Self::AcknowledgeUnprobed,
         Self::OfferUnresolved,
         Self::DirectAfterOffer,
+        Self::CarriedBeyondBound,
+        Self::CarriedAgain,
     ];
 }
 
@@ -81,8 +88,12 @@ impl Inbox {
     /// The smallest exploration in which `weakening` does harm.
     pub fn weakened(weakening: InboxWeakening) -> Self {
         let of = match weakening {
-            InboxWeakening::HeadersUnread | InboxWeakening::DirectAfterOffer => Self::small_three(),
-            InboxWeakening::BeyondBound | InboxWeakening::AcknowledgeUnprobed => Self::small_floors(),
+            InboxWeakening::HeadersUnread
+            | InboxWeakening::DirectAfterOffer
+            | InboxWeakening::CarriedAgain => Self::small_three(),
+            InboxWeakening::BeyondBound
+            | InboxWeakening::AcknowledgeUnprobed
+            | InboxWeakening::CarriedBeyondBound => Self::small_floors(),
             InboxWeakening::OfferUnresolved => Self::small_faults(),
         };
         Self { weakening: Some(weakening), ..of }
@@ -179,7 +190,7 @@ pub struct Shelf {
     inbox: [Batches; SLOTS],
     watermark: u8,
     floor: u8,
-    /// Slots deleted so far, and offers after them.
+    /// Slots deleted so far.
     deleted: u8,
     late: Vec<Late>,
     writers: [At; 3],
@@ -209,7 +220,7 @@ pub enum InboxAction {
     Fold(u8),
     /// The floor follows the watermark.
     Floor,
-    /// What lies at the next slot up to the floor is deleted, and what was offered before it.
+    /// What lies at the next slot up to the floor is deleted.
     Delete,
     /// The n-th late put lands.
     Land(usize),
@@ -285,8 +296,6 @@ impl Model for Inbox {
             }
             InboxAction::Floor => s.floor = s.watermark,
             InboxAction::Delete => {
-                // Offers whose tail is below the floor go: `append::is_past`.
-                s.inbox[usize::from(s.deleted)] = 0;
                 s.deleted += 1;
                 s.wal[usize::from(s.deleted)] = 0;
             }

@@ -39,9 +39,12 @@ struct Offered {
 /// Name and bytes of the object that offers `batches`, of which there is one at least, after the slot `tail`.
 ///
 /// # Errors
-/// Internal when there is no batch, Invalid when one has more rows than an entry can.
+/// Internal when there is no batch, or more than [`limits::INBOX_BYTES`]; Invalid when one has more rows than an entry can.
 pub fn encode(collection: &CollectionId, tail: Seq, batches: &[PendingBatch]) -> Result<(String, Vec<u8>)> {
     let Some(first) = batches.first() else { return Err(Error::internal("nothing is offered")) };
+    if batches.iter().map(PendingBatch::bytes).sum::<usize>() > limits::INBOX_BYTES {
+        return Err(Error::internal("more is offered than may be"));
+    }
     let offered = |b: &PendingBatch| {
         Ok(Offered {
             token: b.token,

@@ -1,6 +1,8 @@
 //! What the tests of the protocol share: a store whose next create can be made to go wrong, batches, a small world.
 
+use std::collections::HashMap;
 use std::fmt;
+use std::time::SystemTime;
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -22,7 +24,7 @@ use object_store::{
 use super::*;
 use crate::names::Store;
 use crate::open::Backend;
-use crate::seams::Seams;
+use crate::seams::{Clock, Seams, SimulatedClock};
 
 /// What happens to a create.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -46,6 +48,19 @@ pub(crate) struct Faulty {
     script: Arc<Mutex<Vec<(&'static str, Fault)>>>,
     /// What each request takes.
     latency: Arc<Mutex<Duration>>,
+    /// When each object was put.
+    dates: Arc<Mutex<HashMap<Path, SystemTime>>>,
+    clock: StoreClock,
+}
+
+/// The clock of the storage shows what those of processes do.
+#[derive(Debug, Clone)]
+struct StoreClock(Arc<SimulatedClock>);
+
+impl Default for StoreClock {
+    fn default() -> Self {
+        StoreClock(Arc::new(SimulatedClock::new(SimulatedClock::START_MS)))
+    }
 }
 
 impl Faulty {
@@ -65,6 +80,14 @@ impl Faulty {
             Duration::ZERO => tokio::task::yield_now().await,
             latency => tokio::time::sleep(latency).await,
         }
+    }
+
+    /// Puts it, as of now.
+    async fn store(&self, at: &Path, body: PutPayload, opts: PutOptions) -> object_store::Result<PutResult> {
+        let put = self.inner.put_opts(at, body, opts).await?;
+        let now = SystemTime::UNIX_EPOCH + Duration::from_millis(self.clock.0.now_ms() as u64);
+        self.dates.lock().unwrap().insert(at.clone(), now);
+        Ok(put)
     }
 
     fn fault(&self, at: &Path, mode: &PutMode) -> Option<Fault> {
@@ -91,10 +114,10 @@ impl ObjectStore for Faulty {
         let generic = || object_store::Error::Generic { store: "Faulty", source: "scripted".into() };
         self.travel().await;
         match self.fault(at, &opts.mode) {
-            None => self.inner.put_opts(at, body, opts).await,
+            None => self.store(at, body, opts).await,
             Some(Fault::FailBefore) => Err(generic()),
             Some(Fault::LostReply) => {
-                self.inner.put_opts(at, body, opts).await?;
+                self.store(at, body, opts).await?;
                 Err(generic())
             }
             Some(Fault::Empty409) => {
@@ -127,7 +150,13 @@ impl ObjectStore for Faulty {
         let (this, prefix) = (self.clone(), prefix.cloned());
         let listed = async move {
             this.travel().await;
-            this.inner.list(prefix.as_ref())
+            let dates = this.dates;
+            let dated = move |mut meta: ObjectMeta| {
+                let date = dates.lock().unwrap().get(&meta.location).copied();
+                meta.last_modified = date.map_or(meta.last_modified, Into::into);
+                meta
+            };
+            this.inner.list(prefix.as_ref()).map(move |listed| listed.map(&dated))
         };
         listed.into_stream().flatten().boxed()
     }

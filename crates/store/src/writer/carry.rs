@@ -13,15 +13,17 @@ use esker_format::{Seq, Token, limits};
 use futures::join;
 
 use super::Group;
-use super::inbox::{LASTS, LEADER, OTHERS, Offer, PAGE};
+use super::inbox::{LASTS, LEADER, OTHERS, Offer};
 use crate::client::{Listed, together};
 use crate::collection::{Collection, Known, Slot};
 use crate::meter::Meter;
 
 /// After so many writes, if they took no longer than this, a writer looks whether others wait.
-pub(super) const UNRIVALLED: (u32, Duration) = (8, Duration::from_secs(4));
+const UNRIVALLED: (u32, Duration) = (8, Duration::from_secs(4));
 /// How long a write waits for the listing beside its probe.
 const BESIDE: Duration = Duration::from_millis(100);
+/// Names that such a listing has: the newest. Where more wait, entries are put in turns.
+const NAMES: usize = 64;
 /// Headers that are read to learn whether the log has what was offered before those that are known.
 const BACK: Seq = 16;
 
@@ -30,7 +32,7 @@ const BACK: Seq = 16;
 pub(super) struct Others {
     /// Slots put by this process for itself since it last looked, and when that was.
     alone: (u32, Duration),
-    /// When somebody waited: it looks beside each write for a while.
+    /// When it took something along: it looks beside each write for a while.
     waited: Option<Duration>,
     /// The names in the inbox beside its last write, and when that was.
     listed: Option<(Vec<Listed>, Duration)>,
@@ -42,8 +44,10 @@ pub(super) struct Others {
 pub(super) enum Waiting {
     /// So few that their batches can be taken along.
     Few(Vec<PendingBatch>),
-    /// So many that entries are best put in turns.
+    /// So many that entries are best put in turns, which the group is fit for.
     Many,
+    /// The log moved past the slot after those known.
+    Past,
 }
 
 impl Collection {
@@ -72,7 +76,7 @@ impl Collection {
         let prefix = self.keys().inbox_prefix();
         let listed = tokio::select! {
             biased;
-            page = self.client().list_page(meter, &prefix, None, PAGE) => page.map(|page| page.objects),
+            page = self.client().list_page(meter, &prefix, None, NAMES) => page.map(|page| page.objects),
             () = self.client().seams().clock.sleep(BESIDE) => return,
         };
         match listed {
@@ -86,12 +90,18 @@ impl Collection {
 
     /// What others offered, as far as the last write saw, for the slot after those known. What cannot be read is left to
     /// its writer.
-    pub(super) async fn waiting(&self, meter: &Meter, group: &Group, known: &Known) -> Waiting {
+    pub(super) async fn waiting(&self, meter: &Meter, group: &mut Group, known: &Known) -> Waiting {
         let nobody = Waiting::Few(Vec::new());
-        let now = self.client().seams().clock.elapsed();
+        if !group.has_room() {
+            return nobody;
+        }
+        let clock = &self.client().seams().clock;
+        let now = clock.elapsed();
         let listed = self.queue.contention().others.listed.take();
-        let recent = listed.filter(|(_, at)| now.saturating_sub(*at) < LASTS && group.has_room());
+        let recent = listed.filter(|(_, at)| now.saturating_sub(*at) < LASTS);
         let Some((mut listed, _)) = recent else { return nobody };
+        // Of all names: those that are left may be of the dead alone. Its own clock says so where they are all there is.
+        let newest_ms = listed.iter().map(|l| l.modified_ms).fold(clock.now_ms(), i64::max);
         let there = std::mem::take(&mut self.queue.contention().others.there);
         let mut offer = Offer::new(known, 1, 1);
         let there: HashSet<Token> = listed
@@ -101,23 +111,20 @@ impl Collection {
             .collect();
         listed.retain(|l| token(l).is_some_and(|t| !there.contains(&t)));
         let floor = known.manifest.floors.wal;
-        self.read_back(meter, &mut offer, &listed, floor).await;
+        self.read_back(meter, &mut offer, &listed, floor, newest_ms).await;
         let found = listed.iter().filter_map(token).filter(|t| offer.named.contains(t));
         self.queue.contention().others.there = there.into_iter().chain(found).collect();
 
         let own: HashSet<Token> = group.batches.iter().map(|q| q.batch.token).collect();
         let left = limits::INLINE_BYTES.saturating_sub(group.bytes());
-        let chosen = offer.choose(&listed, &own, floor, left);
+        let chosen = offer.choose(&listed, &own, floor, left, newest_ms);
         if chosen.is_empty() {
             return nobody;
         }
-        {
-            let mut contention = self.queue.contention();
-            contention.others.waited = Some(now);
-            if chosen.len() >= OTHERS {
-                contention.seen = Some((1 + chosen.len() as u32, now));
-                return Waiting::Many;
-            }
+        if chosen.len() >= OTHERS {
+            self.queue.contention().seen = Some((1 + chosen.len() as u32, now));
+            // By now it does, unless it is too large.
+            return if self.turns_to_inbox(group) { Waiting::Many } else { nobody };
         }
         // The probe follows the reading of all headers: it proves them.
         let (probe_meter, read_meter) = (meter.fork(), meter.fork());
@@ -126,15 +133,29 @@ impl Collection {
         let (Ok(newest), Ok(read)) = (newest, read) else { return nobody };
         let floor = newest.floors.wal;
         self.learn(newest, None, offer.unproven.drain(..));
+        if floor > known.last() {
+            return Waiting::Past;
+        }
         offer.pool = read;
-        Waiting::Few(offer.take(own, floor, left))
+        let others = offer.take(own, floor, left);
+        if !others.is_empty() {
+            self.queue.contention().others.waited = Some(now);
+        }
+        Waiting::Few(others)
     }
 
     /// Reads the headers before those known, if something was offered before them a few slots ago.
-    async fn read_back(&self, meter: &Meter, offer: &mut Offer, listed: &[Listed], floor: Seq) {
+    async fn read_back(
+        &self,
+        meter: &Meter,
+        offer: &mut Offer,
+        listed: &[Listed],
+        floor: Seq,
+        newest_ms: i64,
+    ) {
         let after = offer.read.after;
         offer.read.after = after.saturating_sub(BACK);
-        let older = offer.choose(listed, &HashSet::new(), floor, limits::INLINE_BYTES);
+        let older = offer.choose(listed, &HashSet::new(), floor, limits::INLINE_BYTES, newest_ms);
         offer.read.after = after;
         let oldest = older.iter().map(|(tail, _)| *tail).min().unwrap_or(after).min(after);
         let reads = (oldest + 1..=after).map(|seq| {
@@ -158,3 +179,6 @@ fn token(listed: &Listed) -> Option<Token> {
         _ => None,
     }
 }
+
+#[cfg(test)]
+mod tests;

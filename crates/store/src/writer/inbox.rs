@@ -32,9 +32,9 @@ pub(super) const OTHERS: usize = 4;
 pub(super) const PAGE: usize = 1000;
 /// Objects that a leader reads at most.
 const TAKEN: usize = 512;
-/// An offer that lies there this much longer than the newest was answered long ago, as unknown: it is left alone, so that a
-/// write that its client gave up does not appear after others. By the store's clock.
-const ANSWERED_MS: i64 = 30_000;
+/// An offer that lies there this much longer than the newest object was answered long ago, as unknown: it is left alone, so
+/// that a write that its client gave up does not appear after others. By the store's clock.
+pub(super) const ANSWERED_MS: i64 = 30_000;
 /// Entries read before the register is asked whether they are the log's.
 const UNPROVEN: usize = 16;
 /// Bounds of what is taken for the time of a request.
@@ -54,6 +54,8 @@ const OFFERED: (f64, f64) = (0.9, 0.3);
 const TAKEN_BY_OTHERS: (f64, f64) = (0.5, 0.5);
 /// and after one that is still free.
 const FREE: (f64, f64) = (0.15, 0.35);
+/// Slots that one lets pass which takes long to be carried: whoever was to take it along does not.
+const PASSED: Seq = 4;
 /// The token in the name of the object that says who leads.
 pub(super) const LEADER: Token = Token(0);
 
@@ -263,7 +265,8 @@ impl Collection {
         }
         let left = limits::INLINE_BYTES.saturating_sub(group.batches.iter().map(|q| q.batch.bytes()).sum());
         let Some(offer) = group.offer.as_deref_mut() else { return Ok(None) };
-        let chosen = offer.choose(&objects, &own, floor, left);
+        let newest_ms = objects.iter().map(|l| l.modified_ms).max().unwrap_or(0);
+        let chosen = offer.choose(&objects, &own, floor, left, newest_ms);
         offer.pool.extend(self.read_offers(meter, chosen).await?);
         let seq = offer.read.to + 1;
         let mut batches: Vec<PendingBatch> = group.batches.iter().map(|q| q.batch.clone()).collect();
@@ -367,6 +370,7 @@ impl Offer {
         self.named.extend(entry.entry.batches.iter().map(|b| b.token));
         self.unproven.push((entry.seq(), Slot::of(entry.clone())));
         self.misses = 0;
+        self.patient &= self.read.to - self.tail <= PASSED;
         // Falls by half with each entry, so that one that was put alone does not make it forgotten.
         self.writers = (self.writers / 2).max(entry.entry.batches.len().div_ceil(self.each) as u32);
     }
@@ -389,17 +393,19 @@ impl Offer {
         candidates * f64::from(1_u32 << self.misses.min(16)) / f64::from(self.writers.max(1))
     }
 
-    /// Objects to be read, the oldest first, within the bounds of one entry.
+    /// Objects to be read, the oldest first, within the bounds of one entry. `newest_ms`: when the newest of all that lie
+    /// there was put.
     pub(super) fn choose(
         &self,
         listed: &[Listed],
         own: &HashSet<Token>,
         floor: Seq,
         mut left: usize,
+        newest_ms: i64,
     ) -> Vec<(Seq, String)> {
-        let newest_ms = listed.iter().map(|l| l.modified_ms).max().unwrap_or(0);
         let mut chosen = Vec::new();
-        for object in listed.iter().rev().filter(|l| l.modified_ms >= newest_ms - ANSWERED_MS) {
+        let oldest_ms = newest_ms.saturating_sub(ANSWERED_MS);
+        for object in listed.iter().rev().filter(|l| l.modified_ms >= oldest_ms) {
             let Ok(Key::Of(_, Part::Inbox(tail, token))) = Key::parse(&object.key) else { continue };
             let known = token == LEADER || own.contains(&token) || self.named.contains(&token);
             let pooled = || self.pool.iter().any(|(_, b)| b.token == token);
@@ -469,4 +475,4 @@ impl Group {
 }
 
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;

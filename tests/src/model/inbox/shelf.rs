@@ -126,7 +126,9 @@ impl Shelf {
         };
         let read = Headers { after: since.tail.into(), to: since.to.into() };
         let may = |tail: u8| {
-            let floor = if model.is(InboxWeakening::BeyondBound) { 0 } else { at.into() };
+            let unasked = model.is(InboxWeakening::BeyondBound)
+                || !offered && model.is(InboxWeakening::CarriedBeyondBound);
+            let floor = if unasked { 0 } else { at.into() };
             let read = match model.is(InboxWeakening::HeadersUnread) {
                 true => Headers { after: 0, ..read },
                 false => read,
@@ -190,6 +192,9 @@ impl Shelf {
             Outcome::Acknowledge => return self.end(w, Fate::Acknowledged(slot)),
             Outcome::Next => match offered {
                 Some(since) => At::Wait(Since { to: slot, named: since.named | entry, ..since }),
+                None if model.is(InboxWeakening::CarriedAgain) && slot < model.slots => {
+                    At::Put { slot: slot + 1, batches: put, offered, fresh: false }
+                }
                 None => At::Offer { tail: slot },
             },
             Outcome::SameAgain => At::Put { slot, batches: put, offered, fresh: false },

@@ -34,6 +34,11 @@ fn what_is_not_an_offer_is_refused() {
     assert!(decode(&elsewhere, &bytes).unwrap_err().to_string().contains("another name"));
     assert!(decode(&key, &Bytes::new()).is_err());
     assert!(encode(&collection(), 5, &[]).is_err());
+    let mut filled = upsert(1, &["a"]);
+    for (bytes, may) in [(limits::INBOX_BYTES, true), (limits::INBOX_BYTES + 1, false)] {
+        filled.blocks = vec![Block { rows: 1, data: vec![0; bytes].into() }];
+        assert_eq!(encode(&collection(), 5, &[filled.clone()]).is_ok(), may);
+    }
     let (key, twice) = offer(&[upsert(1, &["a"]), upsert(1, &["b"])]);
     assert!(decode(&key, &twice).unwrap_err().to_string().contains("twice"));
     let mut other = upsert(1, &["a", "b"]);
