@@ -71,6 +71,8 @@ class Function:
             return
         self.server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Interface)
         self.server.daemon_threads = True
+        # One that is killed breaks off in the middle of a request.
+        self.server.handle_error = lambda *_: None
         threading.Thread(target=self.server.serve_forever, daemon=True).start()
         env = {
             "PATH": os.environ["PATH"],
