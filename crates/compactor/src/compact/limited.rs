@@ -106,12 +106,22 @@ impl Compactor {
             let bytes = u128::from(rate) * left.as_millis() * 2 / 3 / 1000;
             let limit = Limit { bytes: u64::try_from(bytes).unwrap_or(u64::MAX), spared };
             let (report, more) = self.commit(meter, collection, Some(&limit), progress).await?;
+            let committed = report.committed;
             all = Some(match all {
                 None => report,
                 Some(all) => all.and(report),
             });
-            if !more || found.is_some() {
+            if found.is_some() {
                 break more;
+            }
+            if !more {
+                // What was folded may have hollowed a segment, or be one too many.
+                let manifest = collection.manifest(meter).await?;
+                let mut merges = plan::merges(&manifest.segments, 0);
+                limit.spare(&manifest, 0, &mut merges);
+                if !committed || !merges.contains(&true) {
+                    break false;
+                }
             }
         };
         let manifest = collection.manifest(meter).await?;
