@@ -93,14 +93,14 @@ impl Compactor {
         let clock = &collection.client().seams().clock;
         let found = job::find(meter, collection).await?;
         let mut all: Option<Report> = None;
-        let more = loop {
+        let (more, newest) = loop {
             // Behind writers that do not stop a job would never end: it has every other call to itself, by chance.
             if found.is_some() && collection.client().seams().random.unit() < 0.5 {
-                break true;
+                break (true, None);
             }
             let left = until.saturating_sub(clock.elapsed());
             if all.is_some() && left < LEAST {
-                break true;
+                break (true, None);
             }
             let spared = found.iter().flat_map(|found| found.inputs()).collect();
             let bytes = u128::from(rate) * left.as_millis() * 2 / 3 / 1000;
@@ -112,7 +112,7 @@ impl Compactor {
                 Some(all) => all.and(report),
             });
             if found.is_some() {
-                break more;
+                break (more, None);
             }
             if !more {
                 // What was folded may have hollowed a segment, or be one too many.
@@ -120,11 +120,14 @@ impl Compactor {
                 let mut merges = plan::merges(&manifest.segments, 0);
                 limit.spare(&manifest, 0, &mut merges);
                 if !committed || !merges.contains(&true) {
-                    break false;
+                    break (false, Some(manifest));
                 }
             }
         };
-        let manifest = collection.manifest(meter).await?;
+        let manifest = match newest {
+            Some(newest) => newest,
+            None => collection.manifest(meter).await?,
+        };
         let Some(found) = found else {
             let due = begins && (!more || manifest.segments.len() >= MANY_SEGMENTS);
             let steps = if due { self.begin(meter, collection, &manifest).await? } else { None };

@@ -30,6 +30,22 @@ impl Base {
         Base { d, metric, data, leaf_of, leaves: clustering.leaves, bits, stored, scale }
     }
 
+    /// The rows that are kept, and new ones: the leaves that they were in, and their values.
+    fn rows(&self, keeps: impl Fn(usize) -> bool, new: &[f32]) -> (Vec<u32>, Vec<f32>) {
+        let own: Vec<usize> = (0..self.leaf_of.len()).filter(|row| keeps(*row)).collect();
+        let mut leaf_of: Vec<u32> = own.iter().map(|row| self.leaf_of[*row]).collect();
+        let mut data: Vec<f32> =
+            own.iter().flat_map(|row| &self.data[*row * self.d..][..self.d]).copied().collect();
+        leaf_of.extend(vec![Standing::NEW; new.len() / self.d]);
+        data.extend_from_slice(new);
+        (leaf_of, data)
+    }
+
+    fn standing<'a>(&'a self, leaf_of: &'a [u32]) -> Standing<'a> {
+        let Base { leaves, bits, scale, .. } = *self;
+        Standing { leaves, bits, centroids: &self.stored, scale, leaf_of }
+    }
+
     /// Drops the rows that are not kept and adds new ones.
     fn merge(
         &self,
@@ -37,20 +53,8 @@ impl Base {
         new: &[f32],
         threads: usize,
     ) -> (Vec<u32>, Option<Adapted>) {
-        let kept = |row: &usize| keeps(*row);
-        let rows = 0..self.leaf_of.len();
-        let mut leaf_of: Vec<u32> = rows.clone().filter(kept).map(|row| self.leaf_of[row]).collect();
-        let mut data: Vec<f32> =
-            rows.filter(kept).flat_map(|row| &self.data[row * self.d..][..self.d]).copied().collect();
-        leaf_of.extend(vec![Standing::NEW; new.len() / self.d]);
-        data.extend_from_slice(new);
-        let standing = Standing {
-            leaves: self.leaves,
-            bits: self.bits,
-            centroids: &self.stored,
-            scale: self.scale,
-            leaf_of: &leaf_of,
-        };
+        let (leaf_of, data) = self.rows(keeps, new);
+        let standing = self.standing(&leaf_of);
         let adapted = adapt(&data, self.d, self.metric, standing, TARGET, 7, threads).unwrap();
         if let Some(adapted) = &adapted {
             check(adapted, &standing, &data, self.d);
@@ -59,8 +63,7 @@ impl Base {
     }
 
     fn stand(&self, leaf_of: &[u32], adapted: &Adapted) -> usize {
-        let standing =
-            Standing { leaves: self.leaves, bits: self.bits, centroids: &self.stored, scale: 1.0, leaf_of };
+        let standing = self.standing(leaf_of);
         (0..leaf_of.len()).filter(|row| adapted.stands(&standing, *row)).count()
     }
 }
@@ -180,20 +183,8 @@ impl Base {
         (cut, every): (usize, usize),
         threads: usize,
     ) -> Option<(Vec<u32>, Adapted)> {
-        let kept = |row: &usize| keeps(*row);
-        let rows = 0..self.leaf_of.len();
-        let mut leaf_of: Vec<u32> = rows.clone().filter(kept).map(|row| self.leaf_of[row]).collect();
-        let mut data: Vec<f32> =
-            rows.filter(kept).flat_map(|row| &self.data[row * self.d..][..self.d]).copied().collect();
-        leaf_of.extend(vec![Standing::NEW; new.len() / self.d]);
-        data.extend_from_slice(new);
-        let standing = Standing {
-            leaves: self.leaves,
-            bits: self.bits,
-            centroids: &self.stored,
-            scale: self.scale,
-            leaf_of: &leaf_of,
-        };
+        let (leaf_of, data) = self.rows(keeps, new);
+        let standing = self.standing(&leaf_of);
         let mut survey = Survey::new(standing, self.d, self.metric, TARGET, 7, threads).unwrap();
         data.chunks(cut * self.d).for_each(|block| survey.add(block));
         let numbers: Vec<u32> = (0..leaf_of.len() as u32).step_by(every).collect();
@@ -235,9 +226,7 @@ fn rows_in_blocks_keep_about_as_many_leaves() {
 
 /// The summed squared distance of rows to their centroids.
 fn spread_of(base: &Base, keeps: impl Fn(usize) -> bool, new: &[f32], adapted: &Adapted) -> f64 {
-    let own = (0..base.leaf_of.len()).filter(|row| keeps(*row));
-    let mut data: Vec<f32> = own.flat_map(|row| &base.data[row * base.d..][..base.d]).copied().collect();
-    data.extend_from_slice(new);
+    let (_, data) = base.rows(keeps, new);
     let rows = Rows::new(&data, base.d, base.metric, 2);
     let Clustering { assignment, centroids, .. } = &adapted.clustering;
     rules::squares(&rows, &all(assignment.len()), assignment, centroids, 2).iter().sum()
