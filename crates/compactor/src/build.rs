@@ -238,7 +238,8 @@ pub fn build_segment_in_scratch(
     let mut spill = Spill::new(target.settings, memory, options.seed, scratch)?;
     parallel::ahead(options.threads, rows, |batch| spill.push(&batch))?;
     watch.lap("spill");
-    let built = Large { target, options, memory, scratch, watch }.build(spill, None, progress)?;
+    let built =
+        Large { target, options, memory, scratch, watch }.build(spill, None, progress, &mut |_| {})?;
     Ok(built.and_then(|made| match (made.rows_file, made.index_file) {
         (Blob::Scratch(rows_file), Blob::Scratch(index_file)) => {
             Some(BuiltFiles { rows_file, index_file, summary: made.summary, header: made.header })

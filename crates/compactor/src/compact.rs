@@ -5,23 +5,26 @@ mod commit;
 mod inputs;
 mod limited;
 mod plan;
+mod sending;
 mod tail;
 
 use std::sync::Arc;
 use std::time::Duration;
 
+use esker_format::keys;
 use esker_format::manifest::{Manifest, Recent};
 use esker_format::{Error, Kind, Result, SetHash, Version};
 use esker_store::{Collection, Io, Meter, Unfolded};
 use futures::TryStreamExt;
 
-use crate::build::{BuildOptions, Copies, Large, Made, Spill, StopWatch, Target, build_merged};
+use crate::build::{Blob, BuildOptions, Copies, Large, Made, Spill, StopWatch, Target, build_merged};
 use crate::fold::{Fold, Winners};
-use crate::scratch::{MemoryScratch, Scratch};
+use crate::scratch::{MemoryScratch, Scratch, ScratchFile};
 pub(crate) use commit::Commit;
 use inputs::Gathered;
 pub(crate) use inputs::{Inputs, Merged};
 use limited::Limit;
+pub(crate) use sending::Sending;
 use tail::Tail;
 
 /// Most rounds of one compaction.
@@ -281,6 +284,8 @@ impl Compactor {
         let Options { seed, threads, copies, .. } = self.options;
         let options = BuildOptions { seed, threads, copies };
         let heard = |done, total| progress(Progress { stage: Stage::Build, done, total });
+        let made = keys::Made { base: manifest.version, token: collection.client().seams().token() };
+        let mut sending = Sending::default();
         let built = blocking(|| match rows {
             Gathered::Memory(rows) => {
                 Ok(build_merged(rows, base, target, options, &**clock, &heard)?.map(Made::from))
@@ -288,7 +293,13 @@ impl Compactor {
             Gathered::Scratch(spill) => {
                 let (memory, scratch, watch) =
                     (self.options.memory, &*self.scratch, StopWatch::new(&**clock));
-                Large { target, options, memory, scratch, watch }.build(*spill, base, &heard)
+                let mut send = |rows_file: &Arc<dyn ScratchFile>| {
+                    let key = collection.keys().rows(made);
+                    sending.begin(collection.client().upload(meter, &key), rows_file);
+                };
+                let large = Large { target, options, memory, scratch, watch };
+                let built = large.build(*spill, base, &heard, &mut send)?;
+                Ok(built.map(|made| Made { rows_file: Blob::Placed(made.rows_file.len()), ..made }))
             }
         })?;
         work.check(&manifest, &inputs, built.as_ref())?;
@@ -300,8 +311,17 @@ impl Compactor {
             build_ms = ms(clock.elapsed() - merged),
             "compaction made"
         );
-        let commit =
-            Commit { meter, collection, base: manifest, inputs, work, built, placed: None, progress };
+        let commit = Commit {
+            meter,
+            collection,
+            base: manifest,
+            inputs,
+            work,
+            built,
+            placed: Some(made),
+            sending,
+            progress,
+        };
         Ok(Prepared::Ready(Box::new(commit)))
     }
 
@@ -476,11 +496,13 @@ fn nothing(snapshot: &Unfolded) -> Report {
 
 /// Runs work that takes seconds of a core without holding up other tasks, where the runtime can.
 pub(crate) fn blocking<T>(work: impl FnOnce() -> T) -> T {
+    if runs_beside() { tokio::task::block_in_place(work) } else { work() }
+}
+
+/// Whether tasks of this runtime run beside [`blocking`] work.
+fn runs_beside() -> bool {
     use tokio::runtime::{Handle, RuntimeFlavor};
-    match Handle::try_current().map(|h| h.runtime_flavor()) {
-        Ok(RuntimeFlavor::MultiThread) => tokio::task::block_in_place(work),
-        _ => work(),
-    }
+    Handle::try_current().is_ok_and(|h| h.runtime_flavor() == RuntimeFlavor::MultiThread)
 }
 
 #[cfg(test)]

@@ -25,7 +25,7 @@ use serde::Serialize;
 
 use crate::build::units::Frame;
 use crate::build::{self, Blob, BuildOptions, Copies, Target};
-use crate::compact::{Commit, Inputs, Listener, Merged, Options, Report, Round, Work};
+use crate::compact::{Commit, Inputs, Listener, Merged, Options, Report, Round, Sending, Work};
 pub(crate) use bench::Pace;
 use bench::{Bench, Stop};
 use pieces::{Part as Cut, Piece};
@@ -342,7 +342,8 @@ async fn steps(
     if let (Some(built), Some(made)) = (&built, placed) {
         place::checked(bench, built, made).await?;
     }
-    let commit = Commit { meter, collection, base, inputs, work, built, placed, progress };
+    let sending = Sending::default();
+    let commit = Commit { meter, collection, base, inputs, work, built, placed, sending, progress };
     match commit.run().await? {
         Round::Done(report, _) => Ok(*report),
         // The inputs are gone, or the place is below a floor by now: the next step sees which.

@@ -18,8 +18,8 @@ const K: usize = 10;
 const MOST_QUERIES: usize = 2000;
 /// … and least, however large the segment.
 const LEAST_QUERIES: usize = 200;
-/// Values compared over all queries in between: some ten seconds of one core.
-const VALUES: usize = 500_000_000_000;
+/// Values compared over all queries in between: some four seconds of one core.
+const VALUES: usize = 250_000_000_000;
 /// Queries asked as one task.
 const BLOCK: usize = 16;
 /// Fewest rows to rerank: 2k for k = 10.

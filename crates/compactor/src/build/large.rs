@@ -85,11 +85,13 @@ struct Written {
 
 impl Large<'_> {
     /// Builds a segment of all rows of `spill`, around the input that has most of them if one has. No rows make no segment.
+    /// `rows_written` hears of the rows file as soon as it is whole.
     pub(crate) fn build(
         mut self,
         spill: Spill,
         base: Option<Base<'_>>,
         progress: &dyn Fn(u64, u64),
+        rows_written: &mut dyn FnMut(&Arc<dyn ScratchFile>),
     ) -> Result<Option<Made>> {
         let rows = spill.rows();
         if rows == 0 {
@@ -108,6 +110,7 @@ impl Large<'_> {
         let vectors =
             InFile { file: &*written.rows_file, layout: &written.layout, settings, memory, threads };
         verify_layout("the new rows file", &Chunks(Arc::clone(&written.rows_file)), &written.layout)?;
+        rows_written(&written.rows_file);
         let (coded, truth) = self.encode(&written, &vectors, base.as_ref())?;
         drop(base);
         pass(5);

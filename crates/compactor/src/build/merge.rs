@@ -16,8 +16,9 @@ use esker_index::{
 use super::{BuildOptions, leaf_starts, metric};
 use crate::scratch::{ScratchFile, broken};
 
-/// An input is the base of a merge if it has at least one in so many of the rows.
-const SHARE: u64 = 2;
+/// An input is the base of a merge if it has at least so many of so many of the rows. Among twice as many rows as it has,
+/// most of its leaves would be split, and the survey that says so is a pass over all rows.
+const SHARE: (u64, u64) = (3, 5);
 
 /// The input of a merge whose leaves may stand.
 #[derive(Clone)]
@@ -76,7 +77,7 @@ pub(super) struct Moved {
 impl Base<'_> {
     /// Whether a segment of `rows` rows may be made around an input that has `moved` of them.
     pub(crate) fn carries(moved: u64, rows: u64) -> bool {
-        moved > 0 && moved * SHARE >= rows
+        moved > 0 && moved * SHARE.1 >= rows * SHARE.0
     }
 
     /// The base's leaf of each of `rows` input rows.

@@ -272,7 +272,7 @@ pub(super) fn build_in_scratch(
     batches.iter().for_each(|batch| spill.push(batch).unwrap());
     let watch = StopWatch::new(&clock);
     let large = Large { target, options, memory, scratch: &scratch, watch };
-    let made = large.build(spill, base, &|_, _| {}).unwrap().unwrap();
+    let made = large.build(spill, base, &|_, _| {}, &mut |_| {}).unwrap().unwrap();
     let read = |blob: &Blob| match blob {
         Blob::Memory(bytes) => bytes.clone(),
         Blob::Scratch(file) => range(&**file, 0, file.length() as usize).unwrap().into(),

@@ -261,7 +261,8 @@ impl<'a> Frame<'a> {
         verify_layout("the new row group", &file, &layout)?;
         let range = vectors_range(&layout);
         let d = self.dimension();
-        let vectors = floats_of(&stored(&layout, &file[range.start as usize..range.end as usize]), settings);
+        let stored = stored(&layout, &file[range.start as usize..range.end as usize]);
+        let vectors = floats_of(&stored.as_slice().into(), settings);
         let rows = layout.address.rows as u32;
         let own = asked.iter().filter(|o| (first..first + rows).contains(o));
         let asked = own.flat_map(|o| &vectors[(o - first) as usize * d..][..d]).copied().collect();

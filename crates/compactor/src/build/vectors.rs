@@ -1,16 +1,17 @@
 //! The vectors of a segment by ordinal, wherever they are.
 
+use arrow::buffer::{Buffer, MutableBuffer, ScalarBuffer};
 use esker_format::Result;
 use esker_format::schema::{Settings, VectorType};
 use esker_format::segment::PAGE_ROWS;
 use esker_format::segment::rows::RowsLayout;
 use half::f16;
-use half::slice::{HalfBitsSliceExt, HalfFloatSliceExt};
+use half::slice::HalfFloatSliceExt;
 
 use super::order::CHUNK;
 use super::spill::block_rows;
 use crate::parallel;
-use crate::scratch::{ScratchFile, broken, range};
+use crate::scratch::{ScratchFile, broken};
 
 /// Hears some vectors: the ordinal of the first, and n·d values.
 pub(super) type See<'a> = &'a mut dyn FnMut(usize, &[f32]) -> Result<()>;
@@ -66,13 +67,14 @@ impl InFile<'_> {
     }
 
     /// Up to `step` rows from `first` on, which start a page.
-    fn block(&self, first: usize, step: usize) -> Result<(usize, Vec<f32>, Vec<u8>)> {
+    fn block(&self, first: usize, step: usize) -> Result<(usize, ScalarBuffer<f32>, Buffer)> {
         let (rows, per_page) = (step.min(self.rows() - first), PAGE_ROWS as usize);
-        let mut stored = vec![0; rows * self.settings.stride()];
+        let mut stored = MutableBuffer::from_len_zeroed(rows * self.settings.stride());
         let pages = stored.chunks_mut(per_page * self.settings.stride());
         for (page, out) in (first..).step_by(per_page).zip(pages) {
             self.file.read(self.layout.vector_range(page as u32).start, out).map_err(broken)?;
         }
+        let stored = Buffer::from(stored);
         Ok((first, floats_of(&stored, self.settings), stored))
     }
 }
@@ -88,22 +90,21 @@ impl Vectors for InFile<'_> {
 
     fn row(&self, ordinal: usize) -> Result<Vec<f32>> {
         let place = self.layout.vector_range(ordinal as u32);
-        let stored = range(self.file, place.start, (place.end - place.start) as usize).map_err(broken)?;
-        Ok(floats_of(&stored, self.settings))
+        let mut stored = MutableBuffer::from_len_zeroed((place.end - place.start) as usize);
+        self.file.read(place.start, &mut stored).map_err(broken)?;
+        Ok(floats_of(&stored.into(), self.settings).to_vec())
     }
 }
 
-/// Stored vectors as f32.
-pub(super) fn floats_of(stored: &[u8], settings: &Settings) -> Vec<f32> {
+/// Stored vectors as f32: those that are lie where they are.
+pub(super) fn floats_of(stored: &Buffer, settings: &Settings) -> ScalarBuffer<f32> {
     match settings.vector_type {
-        VectorType::F32 => {
-            stored.chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect()
-        }
+        VectorType::F32 => stored.clone().into(),
         VectorType::F16 => {
-            let bits: Vec<u16> = stored.chunks_exact(2).map(|b| u16::from_le_bytes([b[0], b[1]])).collect();
-            let mut out = vec![0.0; bits.len()];
-            bits.reinterpret_cast::<f16>().convert_to_f32_slice(&mut out);
-            out
+            let halves = ScalarBuffer::<f16>::from(stored.clone());
+            let mut out = vec![0.0; halves.len()];
+            halves.convert_to_f32_slice(&mut out);
+            out.into()
         }
     }
 }

@@ -16,9 +16,10 @@ use futures::future::try_join_all;
 use roaring::RoaringBitmap;
 
 use super::inputs::{Inputs, Kept};
-use super::{Listener, Progress, Report, Round, Stage, Work, blocking};
+use super::sending::{Sending, send};
+use super::{Listener, Progress, Report, Round, Stage, Work};
 use crate::build::{self, Blob};
-use crate::scratch::{ScratchFile, broken, range};
+use crate::scratch::ScratchFile;
 
 /// Most commits of others whose marks one round carries over.
 const CARRIES: u32 = 8;
@@ -31,16 +32,14 @@ pub(crate) struct Commit<'a> {
     pub(crate) inputs: Inputs,
     pub(crate) work: Work,
     pub(crate) built: Option<build::Made>,
-    /// Where what is built lies already.
+    /// Where what is built lies already, or is on its way to.
     pub(crate) placed: Option<Made>,
+    pub(crate) sending: Sending,
     pub(crate) progress: Listener<'a>,
 }
 
 /// Objects to be uploaded, by key.
 type Objects = Vec<(String, Bytes)>;
-
-/// Bytes of a scratch file that are handed to an upload at once.
-const PART: usize = 1 << 20;
 
 impl Commit<'_> {
     pub(crate) async fn run(mut self) -> Result<Round> {
@@ -74,6 +73,7 @@ impl Commit<'_> {
             self.copy(&key, &*file).await?;
         }
         self.upload(objects).await?;
+        self.work.report.bytes_written += std::mem::take(&mut self.sending).sent().await?;
         let publish = Publish {
             base,
             fold: (self.base.watermark, self.work.position),
@@ -186,18 +186,11 @@ impl Commit<'_> {
         Ok((Deletes { made, count: bitmap.len(), size: bytes.len() as u64 }, bytes))
     }
 
-    /// Uploads a scratch file, part by part.
+    /// Uploads a scratch file.
     async fn copy(&mut self, key: &str, file: &dyn ScratchFile) -> Result<()> {
-        let (mut at, total) = (0, file.length());
-        let mut upload = self.collection.client().upload(self.meter, key);
-        while at < total {
-            (self.progress)(Progress { stage: Stage::Upload, done: at, total });
-            let length = PART.min((total - at) as usize);
-            upload.write(blocking(|| range(file, at, length)).map_err(broken)?.into()).await?;
-            at += length as u64;
-        }
-        upload.finish().await?;
-        self.work.report.bytes_written += total;
+        let upload = self.collection.client().upload(self.meter, key);
+        let heard = |done, total| (self.progress)(Progress { stage: Stage::Upload, done, total });
+        self.work.report.bytes_written += send(upload, file, &heard).await?;
         Ok(())
     }
 

@@ -415,6 +415,7 @@ async fn fold_only(collection: &Arc<Collection>) {
         work,
         built: None,
         placed: None,
+        sending: Sending::default(),
         progress: &|_| {},
     };
     assert!(matches!(commit.run().await.unwrap(), Round::Done(..)));

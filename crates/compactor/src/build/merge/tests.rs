@@ -157,9 +157,9 @@ fn rows_that_do_not_fit_are_clustered_anew() {
 }
 
 #[test]
-fn an_input_carries_a_merge_with_half_its_rows() {
-    assert!(Base::carries(50, 100) && Base::carries(1, 1));
-    assert!(!Base::carries(49, 100) && !Base::carries(0, 0));
+fn an_input_carries_a_merge_with_three_fifths_of_its_rows() {
+    assert!(Base::carries(60, 100) && Base::carries(1, 1));
+    assert!(!Base::carries(59, 100) && !Base::carries(0, 0));
 }
 
 #[test]

@@ -78,11 +78,11 @@ impl<'a> Coder<'a> {
     pub(crate) fn encode(&self, first: usize, stored: &[u8]) -> Vec<u8> {
         let settings = self.frame.target.settings;
         let (d, stride, group_bytes) = (self.frame.dimension(), settings.stride(), self.coded.group_bytes);
-        let vectors = floats_of(stored, settings);
+        let vectors = floats_of(&stored.into(), settings);
         let rows = vectors.len() / d;
         let mut groups = vec![0; self.coded.groups_len(rows)];
         let parts = groups.chunks_mut(ENCODE_ROWS / GROUP * group_bytes).enumerate();
-        let (coded, starts, vectors) = (&self.coded, self.starts.as_slice(), vectors.as_slice());
+        let (coded, starts, vectors) = (&self.coded, self.starts.as_slice(), &*vectors);
         let tasks = parts.map(|(part, out)| {
             let at = part * ENCODE_ROWS;
             let end = (at + ENCODE_ROWS).min(rows);
@@ -95,7 +95,7 @@ impl<'a> Coder<'a> {
 
     /// The nearest of these rows to each query.
     pub(crate) fn nearest(&self, queries: &[f32], first: usize, stored: &[u8]) -> Vec<(f32, u32)> {
-        let vectors = floats_of(stored, self.frame.target.settings);
+        let vectors = floats_of(&stored.into(), self.frame.target.settings);
         let mut found = Neighbours::new(self.frame.metric(), self.frame.dimension(), queries.to_vec());
         found.offer(first as u32, &vectors, self.frame.options.threads);
         found.found().collect()
