@@ -17,8 +17,9 @@ use crate::segment::{Payload, Vectors};
 
 /// Requests of the wave after codes were read whole, with few requests, as far as that wastes little …
 const AFTER_ALL: Thrift = Thrift { requests: 48, waste: 1 << 20 };
-/// … and after leaves were probed.
-const AFTER_PROBING: Thrift = Thrift { requests: 32, waste: 3 << 19 };
+/// … and after leaves were probed, of which each segment beside the first has read some and a header.
+const AFTER_PROBING: Thrift = Thrift { requests: 32, waste: 2 << 20 };
+const LESS_WASTE: u64 = 192 << 10;
 /// Of candidates that would take more requests than this the least likely are left out …
 const MOST_REQUESTS: usize = 64;
 /// … if few of the nearest are expected among them: else more is wasted, and more requests are made.
@@ -68,7 +69,9 @@ impl Reader {
             async move { part.segment.payload_places(client, &meter, ordinals).await }
         });
         let places: Vec<Places> = futures::future::try_join_all(places).await?;
-        let thrift = if scene.loaded.whole { AFTER_ALL } else { AFTER_PROBING };
+        let further = parts.len().saturating_sub(1) as u64;
+        let waste = AFTER_PROBING.waste.saturating_sub(LESS_WASTE * further);
+        let thrift = if scene.loaded.whole { AFTER_ALL } else { Thrift { waste, ..AFTER_PROBING } };
         let mut left_out = 0.0;
         let gap = match wanted {
             Wanted::Rows(_) => thrift.gap([]),

@@ -83,11 +83,12 @@ impl Tail {
         rows
     }
 
-    /// Whether there are so many rows without a code that the next chunk is due.
+    /// Whether there are so many rows without a code that the next chunk is due: a quarter of one, which still fills the
+    /// groups of its leaves.
     pub fn wants_codes(&self, codes: Option<&TailCodes>) -> bool {
         let Some(dimension) = self.dimension().filter(|_| self.live.len() > EXACT_ROWS) else { return false };
         let missing = self.total() - self.floor_of(codes);
-        missing as usize * 2 >= codes::chunk_rows(dimension)
+        missing as usize * 4 >= codes::chunk_rows(dimension)
     }
 
     /// The codes with one chunk more, and how many bytes that takes.
