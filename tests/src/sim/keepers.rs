@@ -51,7 +51,7 @@ pub async fn compact(process: &Process) {
     while process.seat.step() {
         process.think().await;
         let seed: u64 = process.draw(|rng| rng.random());
-        // Every fourth has no memory: rows go through scratch files, and are sent before the rest is made.
+        // Every fourth has no memory: rows go through scratch files, and are sent from there.
         let memory = if seed.is_multiple_of(4) { 1 } else { Options::default().memory };
         let compactor = Compactor::new(Options { threads: 1, seed, memory, ..Options::default() });
         let done = async {

@@ -336,6 +336,37 @@ async fn what_is_built_in_scratch_files_is_uploaded_from_them() {
     assert!(std::fs::read_dir(directory.path()).unwrap().next().is_none());
 }
 
+/// A file that cannot be read.
+struct Unreadable;
+
+impl ScratchFile for Unreadable {
+    fn append(&self, _: &[u8]) -> std::io::Result<u64> {
+        Ok(0)
+    }
+
+    fn read(&self, _: u64, _: &mut [u8]) -> std::io::Result<()> {
+        Err(std::io::ErrorKind::UnexpectedEof.into())
+    }
+
+    fn length(&self) -> u64 {
+        1
+    }
+}
+
+#[test]
+fn an_upload_that_fails_is_told_to_who_waits_for_it() {
+    use tokio::runtime::Builder;
+    for mut runtime in [Builder::new_multi_thread(), Builder::new_current_thread()] {
+        runtime.build().unwrap().block_on(async {
+            let world = World::new(VectorType::F32).await;
+            let file: Arc<dyn ScratchFile> = Arc::new(Unreadable);
+            let mut sending = Sending::default();
+            sending.begin(world.collection.client().upload(&Meter::new(), "rows"), &file);
+            assert_eq!(sending.sent().await.unwrap_err().kind(), Kind::Unavailable);
+        });
+    }
+}
+
 async fn ready<'a>(meter: &'a Meter, collection: &'a Arc<Collection>) -> Box<Commit<'a>> {
     match compactor().prepare(meter, collection, None, &|_| {}).await.unwrap() {
         Prepared::Ready(commit) => commit,

@@ -17,8 +17,9 @@ use crate::segment::{Payload, Vectors};
 
 /// Requests of the wave after codes were read whole, with few requests, as far as that wastes little …
 const AFTER_ALL: Thrift = Thrift { requests: 48, waste: 1 << 20 };
-/// … and after leaves were probed, of which each segment beside the first has read some and a header.
+/// … and after leaves were probed.
 const AFTER_PROBING: Thrift = Thrift { requests: 32, waste: 2 << 20 };
+/// Each segment beside the first takes so many bytes off that waste: it has a header of its own.
 const LESS_WASTE: u64 = 192 << 10;
 /// Of candidates that would take more requests than this the least likely are left out …
 const MOST_REQUESTS: usize = 64;

@@ -83,8 +83,7 @@ impl Tail {
         rows
     }
 
-    /// Whether there are so many rows without a code that the next chunk is due: a quarter of one, which still fills the
-    /// groups of its leaves.
+    /// Whether there are so many rows without a code that the next chunk is due: a quarter of one.
     pub fn wants_codes(&self, codes: Option<&TailCodes>) -> bool {
         let Some(dimension) = self.dimension().filter(|_| self.live.len() > EXACT_ROWS) else { return false };
         let missing = self.total() - self.floor_of(codes);

@@ -95,6 +95,18 @@ async fn a_long_tail_is_searched_by_its_codes() {
 }
 
 #[tokio::test]
+async fn a_quarter_of_a_chunk_has_codes() {
+    let mut world = World::compacted(1000, 48, Metric::Cosine, VectorType::F32).await;
+    // A chunk and a third.
+    fill(&mut world, 1000..6500).await;
+    let (held, search) = (world.cold(), searches(world.queries(6)));
+    held.hold(&Meter::new()).await.unwrap();
+    let (recall, reply) = world.recall(&held, &search, ALL).await;
+    let scanned = reply.explain.unwrap().codes_scanned;
+    assert!(recall >= 0.98 && scanned >= 6 * 5500, "{recall}, {scanned}");
+}
+
+#[tokio::test]
 async fn a_held_state_follows_what_is_written() {
     for kind in [VectorType::F32, VectorType::F16] {
         let mut world = World::compacted(1200, 24, Metric::L2, kind).await;
