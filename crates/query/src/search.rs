@@ -54,10 +54,10 @@ pub(crate) struct Posed<'a> {
 
 impl<'a> Posed<'a> {
     pub fn new(asked: &Asked, segment: &'a Segment) -> Self {
-        let scale = segment.header.facts().scale;
+        let leaves = &segment.leaves;
         Posed {
-            codes: CodeQuery::new(asked.metric, segment.dimension(), &segment.rotation, scale, &asked.vector),
-            scores: segment.centroids.scores(asked.metric, &asked.vector),
+            codes: leaves.pose(asked),
+            scores: leaves.centroids.scores(asked.metric, &asked.vector),
             segment,
         }
     }
@@ -73,7 +73,7 @@ impl<'a> Posed<'a> {
 fn own_run(segment: &Segment, codes: &CodeQuery, leaf: u32, score: f32) -> Run {
     let (leaf, header) = (leaf as usize, &segment.header);
     let (first, rows) = (header.posting_starts()[leaf] as usize, header.leaf_starts());
-    let term = codes.term(score, segment.centroids.norm(leaf));
+    let term = codes.term(score, segment.leaves.centroids.norm(leaf));
     Run { first, end: first + (rows[leaf + 1] - rows[leaf]) as usize, term }
 }
 
@@ -130,12 +130,17 @@ pub(crate) fn thin_margin(limits: &Calibration) -> f32 {
 
 /// The limits of a segment that meet a recall; no limit above the highest recall that it was calibrated for.
 pub(crate) fn calibration(segment: &Segment, min_recall: f32) -> Calibration {
-    let found = segment.header.calibration().iter().find(|c| c.min_recall >= min_recall - 1e-6);
+    limits(segment.header.calibration(), min_recall)
+}
+
+/// The first of the limits that meet a recall; none where no recall that high was calibrated for.
+pub(crate) fn limits(calibrated: &[Calibration], min_recall: f32) -> Calibration {
+    let found = calibrated.iter().find(|c| c.min_recall >= min_recall - 1e-6);
     found.copied().unwrap_or(Calibration {
         min_recall,
         b: f32::INFINITY,
         delta: f32::INFINITY,
-        rerank: segment.header.calibration().iter().map(|c| c.rerank).max().unwrap_or(0),
+        rerank: calibrated.iter().map(|c| c.rerank).max().unwrap_or(0),
     })
 }
 

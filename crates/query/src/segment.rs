@@ -12,7 +12,7 @@ use esker_format::schema::{self, Settings};
 use esker_format::segment::index::Header;
 use esker_format::segment::payload::RowHeads;
 use esker_format::{Error, Result};
-use esker_index::{Bitset, Centroids, Coarse, Metric, Rotation};
+use esker_index::{Bitset, Centroids, Metric};
 use esker_store::{Client, Meter};
 use roaring::RoaringBitmap;
 
@@ -23,6 +23,7 @@ mod codes;
 mod columns;
 mod heads;
 mod ids;
+mod leaves;
 mod rows;
 
 pub(crate) use answer::Answer;
@@ -30,11 +31,8 @@ pub use answer::FilterPlan;
 pub(crate) use codes::{Codes, IdPlane, Want};
 pub(crate) use columns::vector_array;
 pub(crate) use ids::Hashed;
+pub(crate) use leaves::Leaves;
 pub(crate) use rows::{Payload, Vectors};
-
-/// From so many leaves on a segment that is held has codes of its centroids: fewer are scored as fast without. Segments of
-/// tests are small.
-const MANY_LEAVES: usize = if cfg!(test) { 8 } else { 512 };
 
 /// An immutable segment, opened. Shared by all queries that see it.
 #[derive(Debug)]
@@ -43,12 +41,9 @@ pub(crate) struct Segment {
     pub header: Header,
     pub index: File,
     pub rows: File,
-    pub centroids: Centroids,
-    pub rotation: Rotation,
+    pub leaves: Arc<Leaves>,
     /// All codes, once they were read.
     codes: OnceLock<Arc<Codes>>,
-    /// Codes of the centroids, in segments that are held and have many.
-    coarse: OnceLock<Coarse>,
     /// Ids, times and versions of all rows, in segments that are held.
     heads: OnceLock<RowHeads>,
     /// Pages of payload sizes by their offset, for segments too large to have them in the header.
@@ -98,14 +93,13 @@ impl Segment {
         let centroids =
             Centroids::decode(facts.centroid_bits, facts.leaves as usize, dimension, &header.centroids())
                 .map_err(|e| Error::corrupt(index.key(), e))?;
+        let leaves = Leaves::new(metric(own.metric), centroids, facts.rotation_seed, facts.scale);
         let segment = Segment {
             made: meta.made,
             index,
             rows: File::new(keys.rows(meta.made)),
-            centroids,
-            rotation: Rotation::new(facts.rotation_seed, dimension),
+            leaves: Arc::new(leaves),
             codes: OnceLock::new(),
-            coarse: OnceLock::new(),
             heads: OnceLock::new(),
             sizes: Mutex::default(),
             header,
@@ -144,20 +138,6 @@ impl Segment {
         leaf.postings.start + (ordinal - leaf.ordinals.start)
     }
 
-    /// Codes of the centroids, where it is worth looking at them before the centroids.
-    pub fn coarse(&self) -> Option<&Coarse> {
-        self.coarse.get()
-    }
-
-    fn hold_coarse(&self) {
-        if self.centroids.leaves() >= MANY_LEAVES {
-            let facts = self.header.facts();
-            let metric = metric(self.header.settings().metric);
-            self.coarse
-                .get_or_init(|| Coarse::new(metric, &self.centroids, facts.rotation_seed, facts.scale));
-        }
-    }
-
     /// Bytes that it takes in memory as it is now.
     pub fn bytes(&self) -> u64 {
         let facts = self.header.facts();
@@ -169,8 +149,7 @@ impl Segment {
         };
         let sizes: u64 = self.sizes().values().map(|page| page.len() as u64).sum();
         let rows = self.rows.held().map_or(0, Pieces::len) + self.head_bytes();
-        let coarse = self.coarse.get().map_or(0, Coarse::bytes);
-        self.header.bytes().len() as u64 + centroids + coarse + index + rows + sizes
+        self.header.bytes().len() as u64 + centroids + self.leaves.coarse_bytes() + index + rows + sizes
     }
 
     /// Refuses what a range of the index file names when it is outside of what can be asked for.

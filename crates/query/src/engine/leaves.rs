@@ -47,7 +47,7 @@ pub(crate) fn first_leaves(
         let mut order: Vec<(f32, f32, usize, u32)> = Vec::new();
         for (i, segment) in segments.iter().enumerate().filter(|(i, _)| !small[*i]) {
             let reach = calibration(segment, min_recall).delta;
-            let scores = segment.centroids.scores(asked.metric, &asked.vector);
+            let scores = segment.leaves.centroids.scores(asked.metric, &asked.vector);
             order.extend(scores.into_iter().zip(0u32..).map(|(score, leaf)| (score, reach, i, leaf)));
         }
         order.sort_unstable_by(|a, b| b.0.total_cmp(&a.0).then((a.2, a.3).cmp(&(b.2, b.3))));

@@ -13,7 +13,7 @@ use super::see::View;
 use super::state::Whole;
 use crate::search::{Asked, Place, is_exact};
 use crate::segment::{Mask, Rows, metric};
-use crate::tail::codes::TailCodes;
+use crate::tail::codes::{TailCodes, anchor};
 use crate::tail::nearest::{EXACT_ROWS, Measured};
 
 /// See the module.
@@ -75,7 +75,7 @@ impl Scene<'_> {
 
     /// Adds the tail's nearest rows.
     pub fn add_tail(&self, asked: &Asked, best: &mut TopK<Place>) -> Measured {
-        self.view.tail.nearest(&self.tail, self.codes.as_deref(), asked, best)
+        self.view.tail.nearest(&self.tail, self.codes.as_deref(), asked, self.min_recall, best)
     }
 }
 
@@ -121,23 +121,25 @@ impl Reader {
             }
         };
         let tail = view.tail.passing(loaded.filter.as_deref(), now_ms)?;
-        let codes = (tail.len() > EXACT_ROWS && !is_exact(min_recall)).then(|| self.codes(view)).flatten();
+        let codes =
+            (tail.len() > EXACT_ROWS && !is_exact(min_recall)).then(|| self.codes(view, loaded)).flatten();
         Ok(Scene { view, loaded, rows, masks, resolved, tail, codes, k, min_recall, payload: true })
     }
 
     /// The codes of a long tail. Each search but the first makes some of those that are missing.
-    fn codes(&self, view: &View) -> Option<Arc<TailCodes>> {
+    fn codes(&self, view: &View, loaded: &Loaded) -> Option<Arc<TailCodes>> {
         if !view.state.first_search() {
-            self.encode_some(view);
+            self.encode_some(view, loaded);
         }
         view.state.codes()
     }
 
     /// Makes codes of some rows of the tail that have none, if they are many; false when there is nothing to do.
-    pub(super) fn encode_some(&self, view: &View) -> bool {
+    pub(super) fn encode_some(&self, view: &View, loaded: &Loaded) -> bool {
         let memory = &self.inner.memory;
         let room = |bytes| memory.bytes().saturating_add(bytes) <= memory.most();
-        view.state.encode(&view.tail, metric(view.manifest.settings.metric), room)
+        let anchor = anchor(loaded.parts.iter().map(|p| &p.segment));
+        view.state.encode(&view.tail, metric(view.manifest.settings.metric), anchor, room)
     }
 }
 

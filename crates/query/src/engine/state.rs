@@ -295,18 +295,26 @@ impl State {
 
     /// Makes the next chunk of codes if one is due, nobody else is at it, and there is `room` for so many bytes. Returns
     /// whether it did.
-    pub fn encode(&self, tail: &Tail, metric: Metric, room: impl FnOnce(u64) -> bool) -> bool {
-        let codes = self.codes();
-        if !tail.wants_codes(codes.as_deref()) {
+    pub fn encode(
+        &self,
+        tail: &Tail,
+        metric: Metric,
+        anchor: Option<&Arc<Segment>>,
+        room: impl FnOnce(u64) -> bool,
+    ) -> bool {
+        // Those under leaves of another segment, which may be gone, are made anew.
+        let usable = |codes: &Option<Arc<TailCodes>>| codes.clone().filter(|c| c.is_under(anchor));
+        if !tail.wants_codes(usable(&self.codes()).as_deref()) {
             return false;
         }
         let Ok(_at_it) = self.encoding.try_lock() else { return false };
         // Another may have been at it just before.
         let codes = self.codes();
-        if !tail.wants_codes(codes.as_deref()) {
+        let own = usable(&codes);
+        if !tail.wants_codes(own.as_deref()) {
             return false;
         }
-        let Some(more) = tail.more_codes(metric, codes.as_deref(), room) else { return false };
+        let Some(more) = tail.more_codes(metric, anchor, own.as_deref(), room) else { return false };
         let mut kept = self.lock();
         // Dropped meanwhile for a newer manifest: they go on from there.
         let unchanged = match (&codes, &kept.codes) {

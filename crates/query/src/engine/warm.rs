@@ -143,7 +143,7 @@ impl Reader {
             read.boxed()
         };
         let (view, all) = self.see(meter, Access::default(), read).await?;
-        while all.resident && self.encode_some(&view) {
+        while all.resident && self.encode_some(&view, &all.loaded) {
             tokio::task::yield_now().await;
         }
         Ok((view, all))
@@ -220,7 +220,7 @@ impl Warm {
         let exact = is_exact(min_recall);
         probe(asked, &held, if exact { u64::MAX } else { FEW }, &mut best);
         let codes = self.tail_codes.as_deref().filter(|_| !exact);
-        self.view.tail.nearest(&passing.tail, codes, asked, &mut best);
+        self.view.tail.nearest(&passing.tail, codes, asked, min_recall, &mut best);
         Ok(best.into_sorted().into_iter().map(|(distance, place)| WarmHit { distance, place }).collect())
     }
 

@@ -5,7 +5,7 @@ use esker_format::segment::index::Calibration;
 use esker_index::{Bound, CodeQuery, Run, TopK, prefetch};
 
 use super::rank::{Ranked, Ranking};
-use super::{Asked, NEIGHBOURHOOD, Place, SLACK, is_little, is_thin, thin_margin};
+use super::{Asked, NEIGHBOURHOOD, Place, SLACK, is_little, is_thin, own_run, thin_margin};
 use crate::segment::{Codes, Mask, Rows, Segment};
 
 /// Leaves scanned before the first look at whether more are needed.
@@ -49,7 +49,7 @@ pub(crate) fn probe(asked: &Asked, held: &[Held<'_>], few: u64, best: &mut TopK<
         }
         return effort;
     }
-    let mut ranking = Ranking::new(asked, held.iter().map(|h| h.segment));
+    let mut ranking = Ranking::new(asked, held.iter().map(|h| &*h.segment.leaves));
     let mut lot = ranking.next(|_, _| true).to_vec();
     let total: u64 = held.iter().map(|h| u64::from(h.segment.row_count())).sum();
     let near = lot.iter().take(NEIGHBOURHOOD).map(|(_, number, leaf)| {
@@ -83,11 +83,12 @@ pub(crate) fn probe(asked: &Asked, held: &[Held<'_>], few: u64, best: &mut TopK<
             for same in batch.chunk_by(|a, b| a.1 == b.1) {
                 let number = same[0].1;
                 runs.clear();
-                runs.extend(same.iter().map(|leaf| ranking.run(*leaf)));
+                // What others have copied into a leaf costs time and finds little where every leaf is at hand.
+                let (h, codes) = (&held[number as usize], ranking.codes(number));
+                runs.extend(same.iter().map(|(score, _, leaf)| own_run(h.segment, codes, *leaf, *score)));
                 effort.leaves += runs.len() as u64;
                 effort.codes += runs.iter().map(|r| (r.end - r.first) as u64).sum::<u64>();
-                effort.reranked +=
-                    scan.runs(number, &held[number as usize], ranking.codes(number), &runs, best);
+                effort.reranked += scan.runs(number, h, codes, &runs, best);
             }
             (at, step) = (end, NEXT_LEAVES);
         }

@@ -1,22 +1,20 @@
 //! The leaves of segments that are held, best first. Of many, one-bit codes of their centroids say which are worth an exact
 //! score.
 
-use esker_index::{CodeQuery, LeafQuery, Run};
+use esker_index::{CodeQuery, LeafQuery};
 
-use super::{Asked, own_run};
-use crate::segment::Segment;
+use super::Asked;
+use crate::segment::Leaves;
 
 /// Leaves of the first lot; each later one has as many as three times all before.
 const FIRST: usize = 64;
-/// Standard errors of doubt about the estimate of a centroid: what is left out is not looked at again.
-const SLACK: f32 = 2.5;
 
 /// A leaf: score, number of the segment, number of the leaf.
 pub(crate) type Ranked = (f32, u32, u32);
 
-/// A query vector against a segment that is held.
+/// A query vector against the leaves of a segment that is held.
 struct Posed<'a> {
-    segment: &'a Segment,
+    leaves: &'a Leaves,
     codes: CodeQuery,
     /// For exact scores, where the leaves were estimated.
     exact: Option<LeafQuery>,
@@ -34,21 +32,13 @@ pub(crate) struct Ranking<'a> {
 }
 
 impl<'a> Ranking<'a> {
-    pub fn new(asked: &Asked, segments: impl Iterator<Item = &'a Segment>) -> Self {
+    pub fn new(asked: &Asked, segments: impl Iterator<Item = &'a Leaves>) -> Self {
         let (mut posed, mut left) = (Vec::new(), Vec::new());
-        for (number, segment) in (0u32..).zip(segments) {
-            let scale = segment.header.facts().scale;
-            let codes =
-                CodeQuery::new(asked.metric, segment.dimension(), &segment.rotation, scale, &asked.vector);
-            let (most, exact) = match segment.coarse() {
-                Some(coarse) => {
-                    let exact = segment.centroids.ask(asked.metric, &asked.vector);
-                    (coarse.ceilings(&asked.vector, &codes, SLACK), Some(exact))
-                }
-                None => (segment.centroids.scores(asked.metric, &asked.vector), None),
-            };
+        for (number, leaves) in (0u32..).zip(segments) {
+            let codes = leaves.pose(asked);
+            let (most, exact) = leaves.ceilings(asked, &codes);
             left.extend((0u32..).zip(most).map(|(leaf, most)| (most, number, leaf)));
-            posed.push(Posed { segment, codes, exact });
+            posed.push(Posed { leaves, codes, exact });
         }
         Ranking { posed, left, lot: Vec::new(), given: 0, scores: Vec::new() }
     }
@@ -78,11 +68,11 @@ impl<'a> Ranking<'a> {
         }
         self.lot.sort_unstable_by_key(|(_, number, leaf)| (*number, *leaf));
         for own in self.lot.chunk_by_mut(|a, b| a.1 == b.1) {
-            let Posed { segment, exact: Some(exact), .. } = &self.posed[own[0].1 as usize] else { continue };
+            let Posed { leaves, exact: Some(exact), .. } = &self.posed[own[0].1 as usize] else { continue };
             self.scores.clear();
             self.scores.resize(own.len(), 0.0);
-            let leaves = own.iter().map(|(_, _, leaf)| *leaf as usize);
-            segment.centroids.scores_of(exact, leaves, &mut self.scores);
+            let numbers = own.iter().map(|(_, _, leaf)| *leaf as usize);
+            leaves.centroids.scores_of(exact, numbers, &mut self.scores);
             own.iter_mut().zip(&self.scores).for_each(|(leaf, score)| leaf.0 = *score);
         }
     }
@@ -90,11 +80,5 @@ impl<'a> Ranking<'a> {
     /// The query, prepared for the codes of a segment.
     pub fn codes(&self, number: u32) -> &CodeQuery {
         &self.posed[number as usize].codes
-    }
-
-    /// The scan of a leaf's own rows. What others have copied into it costs time and finds little where every leaf is at hand.
-    pub fn run(&self, (score, number, leaf): Ranked) -> Run {
-        let Posed { segment, codes, .. } = &self.posed[number as usize];
-        own_run(segment, codes, leaf, score)
     }
 }

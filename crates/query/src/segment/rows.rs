@@ -276,7 +276,7 @@ impl Segment {
             self.index.read_to_hold(client, &index_meter, &index, check_index),
             self.rows.read_to_hold(client, &rows_meter, &groups, check_vectors)
         )?;
-        self.hold_coarse();
+        self.leaves.hold_coarse();
         self.hold_heads().await
     }
 

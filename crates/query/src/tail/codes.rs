@@ -1,16 +1,25 @@
 //! Codes of the tail's rows, so that a long tail is not measured row by row: made a chunk at a time while searches go on,
 //! and kept as long as the log has the rows. They never decide what counts: every row that a scan emits is looked up in
 //! the tail at hand and measured.
+//!
+//! Rows are put under the leaves of the largest segment, and leaves are passed over by its limits. These were learnt from
+//! its own rows: a row that is much further from its leaf than those are is looked at by every search. Without such a segment
+//! the first chunk is clustered, and nothing is passed over.
 
 use std::sync::Arc;
 
 use esker_format::Seq;
+use esker_format::keys::Made;
+use esker_format::segment::index::Calibration;
 use esker_index::{
-    Bound, Centroids, CodeQuery, Codes, Encoder, GROUP, Metric, Rotation, RowCode, Run, cluster, group_bytes,
-    pack_group, residual_scale,
+    Bound, Centroids, Codes, Encoder, GROUP, Metric, RowCode, Run, cluster, group_bytes, pack_group,
+    residual_scale, residual_square, unpack_row,
 };
 
-/// Rows of a leaf that the first chunk aims at, and most leaves.
+use crate::search::{Asked, limits};
+use crate::segment::{Leaves, Segment};
+
+/// Rows of a leaf that the first chunk aims at where it is clustered, and most leaves.
 const LEAF_ROWS: usize = 128;
 const LEAVES: usize = 32;
 /// Of the clustering and of the rotation. Nothing of them is stored.
@@ -19,6 +28,8 @@ const SEED: u64 = 0x7461_696c;
 const CHUNK_ROWS: usize = 4096;
 /// … and bytes of their vectors.
 const CHUNK_BYTES: usize = 12 << 20;
+/// A row is far from its leaf if the square of its distance is more than so many times that of the segment's rows, in the mean.
+const FAR: f64 = 1.5;
 
 /// A row of the log: entry and row of the entry.
 pub(crate) type At = (Seq, u32);
@@ -27,21 +38,21 @@ pub(crate) type At = (Seq, u32);
 #[derive(Debug, Clone)]
 pub(crate) struct TailCodes {
     shared: Arc<Shared>,
-    /// Oldest first, each beginning where the one before ends.
+    /// Oldest first, each beginning where the one before ends and at most half as long.
     chunks: Vec<Arc<Chunk>>,
 }
 
-/// What all chunks refer to, learnt from the first.
+/// What all chunks refer to.
 #[derive(Debug)]
 struct Shared {
-    metric: Metric,
-    dimension: usize,
-    scale: f32,
-    centroids: Centroids,
-    /// The same, as rows are encoded against them.
-    means: Vec<f32>,
+    leaves: Arc<Leaves>,
+    /// The middle of the leaves, which codes of rows far from them refer to.
+    centre: Leaves,
+    /// The segment that they are of; nothing if they were learnt from the first chunk.
+    made: Option<Made>,
+    /// How far to probe; nothing to look at every code.
+    limits: Vec<Calibration>,
     encoder: Encoder,
-    rotation: Rotation,
 }
 
 #[derive(Debug)]
@@ -52,6 +63,8 @@ struct Chunk {
     /// The row of each posting: entries after that of `first`, row.
     rows: Vec<(u32, u32)>,
     groups: Vec<u8>,
+    /// How many of the postings are of rows far from all leaves: the first ones.
+    far: usize,
     /// One past the last posting of each leaf that has any, and the leaf.
     leaves: Vec<(usize, u32)>,
 }
@@ -74,11 +87,24 @@ pub(crate) fn chunk_rows(dimension: usize) -> usize {
 /// Bytes that the codes of so many rows take.
 pub(crate) fn code_bytes(dimension: usize, rows: usize) -> u64 {
     let groups = rows.div_ceil(GROUP) * group_bytes(dimension);
-    (groups + rows * size_of::<(u32, u32)>() + LEAVES * 16) as u64
+    (groups + rows * (size_of::<(u32, u32)>() + size_of::<(usize, u32)>())) as u64
+}
+
+/// The segment whose leaves serve the tail: the one with the most rows, if it has enough leaves.
+pub(crate) fn anchor<'a>(segments: impl Iterator<Item = &'a Arc<Segment>>) -> Option<&'a Arc<Segment>> {
+    let largest = segments.max_by_key(|s| (s.row_count(), s.made));
+    largest.filter(|s| s.leaves.count() >= LEAVES)
 }
 
 impl TailCodes {
-    /// Learns from the rows of the first chunk, which is not among the codes yet. Nothing if it has no rows.
+    /// No codes yet, for rows under the leaves of a segment.
+    pub fn under(segment: &Segment) -> Option<TailCodes> {
+        segment.leaves.hold_coarse();
+        let limits = segment.header.calibration().to_vec();
+        TailCodes::of(segment.leaves.clone(), Some(segment.made), limits)
+    }
+
+    /// No codes yet, for rows under leaves that are learnt from those of the first chunk. Nothing if it has no rows.
     pub fn learn(metric: Metric, dimension: usize, batch: &Batch<'_>) -> Option<TailCodes> {
         let target = LEAF_ROWS.max(batch.rows.len().div_ceil(LEAVES));
         let found = cluster(batch.vectors, dimension, metric, target, SEED, 1, &|_| {});
@@ -90,30 +116,54 @@ impl TailCodes {
         let means = centroids.all_dequantised();
         let leaf = |row: usize| &means[found.assignment[row] as usize * dimension..][..dimension];
         let scale = residual_scale(metric, dimension, batch.vectors, leaf);
-        let (encoder, rotation) =
-            (Encoder::new(metric, dimension, SEED, scale), Rotation::new(SEED, dimension));
-        let shared = Shared { metric, dimension, scale, centroids, means, encoder, rotation };
-        Some(TailCodes { shared: Arc::new(shared), chunks: Vec::new() })
+        TailCodes::of(Arc::new(Leaves::new(metric, centroids, SEED, scale)), None, Vec::new())
+    }
+
+    fn of(leaves: Arc<Leaves>, made: Option<Made>, limits: Vec<Calibration>) -> Option<TailCodes> {
+        let encoder = Encoder::new(leaves.metric, leaves.dimension(), leaves.seed, leaves.scale);
+        let centre = leaves.centre()?;
+        let shared = Arc::new(Shared { leaves, centre, made, limits, encoder });
+        Some(TailCodes { shared, chunks: Vec::new() })
+    }
+
+    /// Whether rows are under the leaves of this segment; of none, whether they are under leaves of their own.
+    pub fn is_under(&self, segment: Option<&Arc<Segment>>) -> bool {
+        self.shared.made == segment.map(|s| s.made)
     }
 
     /// With the codes of rows that begin where these end.
     pub fn with(&self, batch: &Batch<'_>) -> TailCodes {
         let mut codes = self.clone();
-        if let Some(first) = batch.rows.first() {
-            codes.chunks.push(Arc::new(self.shared.encode(*first, batch)));
+        let Some(first) = batch.rows.first() else { return codes };
+        let d = self.shared.leaves.dimension();
+        let mut newest = Arc::new(Chunk::of(d, *first, batch.end, self.shared.encode(batch)));
+        // The fewer chunks, the more rows of a leaf are side by side.
+        while let Some(last) = codes.chunks.pop_if(|last| last.rows.len() < 2 * newest.rows.len()) {
+            let both = last.coded(d).chain(newest.coded(d)).collect();
+            newest = Arc::new(Chunk::of(d, last.first, newest.end, both));
         }
+        codes.chunks.push(newest);
         codes
     }
 
-    /// Whether some of them lie wholly in entries up to `watermark`.
+    /// Whether some of them lie in entries up to `watermark`.
     pub fn begins_before(&self, watermark: Seq) -> bool {
-        self.chunks.first().is_some_and(|c| c.end <= (watermark + 1, 0))
+        self.chunks.first().is_some_and(|c| c.first < (watermark + 1, 0))
     }
 
-    /// Without what lies wholly in entries up to `watermark`.
+    /// Without what lies in entries up to `watermark`.
     pub fn above(&self, watermark: Seq) -> TailCodes {
-        let gone = self.chunks.iter().take_while(|c| c.end <= (watermark + 1, 0)).count();
-        TailCodes { shared: self.shared.clone(), chunks: self.chunks[gone..].to_vec() }
+        let (shared, first) = (self.shared.clone(), (watermark + 1, 0));
+        let d = shared.leaves.dimension();
+        let left = self.chunks.iter().filter(|c| c.end > first);
+        let chunks = left.map(|c| match c.first < first {
+            true => {
+                let rows = c.coded(d).filter(|row| row.at >= first).collect();
+                Arc::new(Chunk::of(d, first, c.end, rows))
+            }
+            false => c.clone(),
+        });
+        TailCodes { chunks: chunks.collect(), shared }
     }
 
     /// The first row that has a code, and one past the last; nothing if none has.
@@ -123,34 +173,41 @@ impl TailCodes {
 
     /// Bytes that it takes in memory.
     pub fn bytes(&self) -> u64 {
-        let chunk = |c: &Arc<Chunk>| c.groups.len() + size_of_val(c.rows.as_slice()) + c.leaves.len() * 16;
-        let means = self.shared.means.len() * 5;
-        (means + self.chunks.iter().map(chunk).sum::<usize>()) as u64
+        let chunk = |c: &Arc<Chunk>| {
+            c.groups.len() + size_of_val(c.rows.as_slice()) + size_of_val(c.leaves.as_slice())
+        };
+        let leaves = self.shared.leaves.count() * self.shared.leaves.dimension();
+        (leaves + self.chunks.iter().map(chunk).sum::<usize>()) as u64
     }
 
-    /// Scans all codes for a query (d values). `emit` gets each row whose estimate leaves it a chance below the threshold
-    /// and returns the next. Returns how many codes there were.
-    pub fn scan(&self, query: &[f32], bound: Bound, mut emit: impl FnMut(At) -> f32) -> u64 {
-        let s = &self.shared;
-        let prepared = CodeQuery::new(s.metric, s.dimension, &s.rotation, s.scale, query);
-        let scores = s.centroids.scores(s.metric, query);
-        let terms: Vec<_> =
-            (0..scores.len()).map(|leaf| prepared.term(scores[leaf], s.centroids.norm(leaf))).collect();
+    /// Scans the codes that the limits for a recall ask for. `emit` gets each row whose estimate leaves it a chance below the
+    /// threshold and returns the next. Returns how many codes there were.
+    pub fn scan(&self, asked: &Asked, min_recall: f32, bound: Bound, mut emit: impl FnMut(At) -> f32) -> u64 {
+        let leaves = &self.shared.leaves;
+        let query = leaves.pose(asked);
+        let kth = leaves.metric.score(leaves.metric.estimate_to_distance(bound.threshold));
+        let scores = leaves.scoring(asked, &query, kth - limits(&self.shared.limits, min_recall).b);
+        let term = |of: &Leaves, score: f32, leaf: usize| query.term(score, of.centroids.norm(leaf));
+        let centre = &self.shared.centre;
+        let far = term(centre, centre.centroids.scores(centre.metric, &asked.vector)[0], 0);
         let (mut threshold, mut scanned) = (bound.threshold, 0);
-        let mut runs: Vec<Run> = Vec::with_capacity(LEAVES);
+        let mut runs: Vec<Run> = Vec::new();
         for chunk in &self.chunks {
             runs.clear();
-            let mut first = 0;
+            runs.push(Run { first: 0, end: chunk.far, term: far });
+            let mut first = chunk.far;
             for (end, leaf) in &chunk.leaves {
-                runs.push(Run { first, end: *end, term: terms[*leaf as usize] });
+                let score = scores[*leaf as usize];
+                if !score.is_nan() {
+                    runs.push(Run { first, end: *end, term: term(leaves, score, *leaf as usize) });
+                }
                 first = *end;
             }
-            scanned += first as u64;
+            scanned += runs.iter().map(|run| (run.end - run.first) as u64).sum::<u64>();
             let codes = Codes { groups: &chunk.groups, first_group: 0, beside: 0 };
             let bound = Bound { threshold, slack: bound.slack };
-            prepared.scan(codes, &runs, |_| u32::MAX, bound, &mut |posting, _, _| {
-                let (entry, row) = chunk.rows[posting];
-                threshold = emit((chunk.first.0 + Seq::from(entry), row));
+            query.scan(codes, &runs, |_| u32::MAX, bound, &mut |posting, _, _| {
+                threshold = emit(chunk.at(posting));
                 threshold
             });
         }
@@ -158,33 +215,77 @@ impl TailCodes {
     }
 }
 
+/// A row and its code.
+struct Coded {
+    /// Its leaf, if it is not far from it.
+    leaf: Option<u32>,
+    at: At,
+    code: RowCode,
+}
+
 impl Shared {
-    fn encode(&self, first: At, batch: &Batch<'_>) -> Chunk {
-        let d = self.dimension;
+    fn encode(&self, batch: &Batch<'_>) -> Vec<Coded> {
+        let (leaves, d) = (&*self.leaves, self.leaves.dimension());
         let vector = |row: usize| &batch.vectors[row * d..(row + 1) * d];
-        let nearest = |row: usize| {
-            let scores = self.centroids.scores(self.metric, vector(row));
-            let best = (0u32..).zip(&scores).max_by(|a, b| a.1.total_cmp(b.1));
-            best.map_or(0, |(leaf, _)| leaf)
-        };
+        let nearest = |row: usize| leaves.nearest(&Asked::new(leaves.metric, vector(row)));
         let mut order: Vec<(u32, usize)> = (0..batch.rows.len()).map(|row| (nearest(row), row)).collect();
         order.sort_unstable();
-        let (mut rows, mut codes, mut leaves) = (Vec::new(), Vec::new(), Vec::new());
+        let (mut centre, mut centroid) = (vec![0.0; d], vec![0.0; d]);
+        self.centre.centroids.dequantised(0, &mut centre);
+        let mut at_centre = self.encoder.leaf(&centre);
+        let mut coded = Vec::with_capacity(order.len());
         for same in order.chunk_by(|a, b| a.0 == b.0) {
             let leaf = same[0].0;
-            let mut encoder = self.encoder.leaf(&self.means[leaf as usize * d..][..d]);
+            leaves.centroids.dequantised(leaf as usize, &mut centroid);
+            let mut at_leaf = self.encoder.leaf(&centroid);
             for (_, row) in same {
-                let mut code = RowCode::default();
-                encoder.encode(vector(*row), &mut code);
-                codes.push(code);
-                let (seq, number) = batch.rows[*row];
-                rows.push(((seq - first.0) as u32, number));
+                let (mut code, mut square) = (RowCode::default(), 0.0);
+                residual_square(leaves.metric, d, vector(*row), |_| &centroid, &mut square);
+                let far = square > FAR * f64::from(leaves.scale).powi(2);
+                match far {
+                    true => at_centre.encode(vector(*row), &mut code),
+                    false => at_leaf.encode(vector(*row), &mut code),
+                }
+                coded.push(Coded { leaf: (!far).then_some(leaf), at: batch.rows[*row], code });
             }
-            leaves.push((rows.len(), leaf));
         }
-        let mut groups = Vec::with_capacity(codes.len().div_ceil(GROUP) * group_bytes(d));
+        coded
+    }
+}
+
+impl Chunk {
+    /// The rows between two places.
+    fn of(d: usize, first: At, end: At, mut coded: Vec<Coded>) -> Chunk {
+        coded.sort_unstable_by_key(|row| (row.leaf, row.at));
+        let far = coded.partition_point(|row| row.leaf.is_none());
+        let mut leaves: Vec<(usize, u32)> = Vec::new();
+        for same in coded[far..].chunk_by(|a, b| a.leaf == b.leaf) {
+            let start = leaves.last().map_or(far, |(end, _)| *end);
+            leaves.extend(same[0].leaf.map(|leaf| (start + same.len(), leaf)));
+        }
+        let rows = coded.iter().map(|row| ((row.at.0 - first.0) as u32, row.at.1)).collect();
+        let mut groups = Vec::with_capacity(coded.len().div_ceil(GROUP) * group_bytes(d));
+        let codes: Vec<RowCode> = coded.into_iter().map(|row| row.code).collect();
         codes.chunks(GROUP).for_each(|group| pack_group(group, d, &mut groups));
-        Chunk { first, end: batch.end, rows, groups, leaves }
+        Chunk { first, end, rows, groups, far, leaves }
+    }
+
+    /// Its rows and their codes.
+    fn coded(&self, d: usize) -> impl Iterator<Item = Coded> {
+        let mut leaves = self.leaves.iter().peekable();
+        (0..self.rows.len()).filter_map(move |posting| {
+            while leaves.next_if(|(end, _)| *end <= posting).is_some() {}
+            let leaf = leaves.peek().filter(|_| posting >= self.far).map(|(_, leaf)| *leaf);
+            let group = self.groups.chunks_exact(group_bytes(d)).nth(posting / GROUP)?;
+            let code = unpack_row(group, d, posting % GROUP)?;
+            Some(Coded { leaf, at: self.at(posting), code })
+        })
+    }
+
+    /// Where the row of a posting lies.
+    fn at(&self, posting: usize) -> At {
+        let (entry, row) = self.rows[posting];
+        (self.first.0 + Seq::from(entry), row)
     }
 }
 

@@ -1,14 +1,19 @@
 //! The nearest rows of a tail: short ones measured row by row, long ones where their codes leave a chance.
 
+use std::sync::Arc;
+
 use esker_index::{Bound, TopK};
 use roaring::RoaringBitmap;
 
 use super::codes::{self, Batch, TailCodes};
 use super::{Tail, TailRow};
 use crate::search::{Asked, Place, TAIL};
+use crate::segment::Segment;
 
 /// Up to this many rows are measured without looking at codes, and shorter tails get none.
 pub(crate) const EXACT_ROWS: u64 = 2_000;
+/// Codes of a part of a chunk are made, and are due when so many rows have none.
+const QUARTER: u32 = 4;
 /// Standard errors of doubt about an estimate: more than the segments', whose limits were calibrated with theirs.
 const SLACK: f32 = 2.2;
 
@@ -37,6 +42,7 @@ impl Tail {
         passing: &RoaringBitmap,
         codes: Option<&TailCodes>,
         asked: &Asked,
+        min_recall: f32,
         best: &mut TopK<Place>,
     ) -> Measured {
         let covered = codes.filter(|_| passing.len() > EXACT_ROWS).and_then(|c| Some((c, c.covered()?)));
@@ -48,7 +54,7 @@ impl Tail {
         rows += self.measure(passing, end..self.total(), asked, best);
         let metric = asked.metric;
         let bound = Bound { threshold: metric.rankable(best.worst()), slack: SLACK };
-        let scanned = codes.scan(&asked.vector, bound, |at| {
+        let scanned = codes.scan(asked, min_recall, bound, |at| {
             if let Some((number, row)) = self.number(at)
                 && passing.contains(number)
             {
@@ -87,13 +93,14 @@ impl Tail {
     pub fn wants_codes(&self, codes: Option<&TailCodes>) -> bool {
         let Some(dimension) = self.dimension().filter(|_| self.live.len() > EXACT_ROWS) else { return false };
         let missing = self.total() - self.floor_of(codes);
-        missing as usize * 4 >= codes::chunk_rows(dimension)
+        missing * QUARTER >= codes::chunk_rows(dimension) as u32
     }
 
-    /// The codes with one chunk more, and how many bytes that takes.
+    /// The codes with one chunk more, if there is room for so many bytes; the first under the leaves of a segment.
     pub fn more_codes(
         &self,
         metric: esker_index::Metric,
+        anchor: Option<&Arc<Segment>>,
         codes: Option<&TailCodes>,
         room: impl FnOnce(u64) -> bool,
     ) -> Option<TailCodes> {
@@ -101,16 +108,20 @@ impl Tail {
         // What was folded goes: between it and this tail there may be rows without codes, which an older tail has, too.
         let codes = codes.map(|c| c.above(self.watermark));
         let first = self.floor_of(codes.as_ref());
-        let end = self.total().min(first + codes::chunk_rows(dimension) as u32);
+        // To find the leaf of a row among thousands takes as long as to encode it several times.
+        let rows = codes::chunk_rows(dimension) as u32 / if anchor.is_some() { QUARTER } else { 1 };
+        let end = self.total().min(first + rows);
         if !room(codes::code_bytes(dimension, (end - first) as usize)) {
             return None;
         }
         let (rows, end, vectors) = self.gather(first..end);
         let batch = Batch { rows: &rows, end, vectors: &vectors };
-        match codes {
-            Some(codes) => Some(codes.with(&batch)),
-            None => Some(TailCodes::learn(metric, dimension, &batch)?.with(&batch)),
-        }
+        let codes = match (codes, anchor) {
+            (Some(codes), _) => codes,
+            (None, Some(segment)) => TailCodes::under(segment)?,
+            (None, None) => TailCodes::learn(metric, dimension, &batch)?,
+        };
+        Some(codes.with(&batch))
     }
 
     /// The number of the first row that has no code and none after it.

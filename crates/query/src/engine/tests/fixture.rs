@@ -64,6 +64,12 @@ impl World {
         self.centres[centre].iter().zip(noise).map(|(c, n)| c + n).collect()
     }
 
+    /// From now on vectors are near other centres.
+    pub fn drift(&mut self) {
+        let dimension = self.settings.dimension as usize;
+        self.centres = (0..self.centres.len()).map(|_| gauss(&mut self.random, dimension, 1.0)).collect();
+    }
+
     /// Row number i: its section is that of its centre, so that filters can go with or against the vectors.
     pub fn record(&mut self, i: usize) -> Record {
         let centre = i % self.centres.len();

@@ -107,6 +107,35 @@ async fn a_quarter_of_a_chunk_has_codes() {
 }
 
 #[tokio::test]
+async fn a_long_tail_is_probed_as_the_largest_segment_is() {
+    for metric in [Metric::Cosine, Metric::L2, Metric::Dot] {
+        let mut world = World::compacted(12_000, 48, metric, VectorType::F32).await;
+        let before = searches(world.queries(20));
+        let held = world.cold();
+        held.hold(&Meter::new()).await.unwrap();
+        let scanned = |reply: &SearchReply| reply.explain.as_ref().unwrap().codes_scanned / 20;
+        let alone = scanned(&held.search(&Meter::new(), &before).await.unwrap());
+        fill(&mut world, 12_000..22_000).await;
+        let held = world.cold();
+        held.hold(&Meter::new()).await.unwrap();
+        let (recall, reply) = world.recall(&held, &before, ALL).await;
+        let of_tail = scanned(&reply) - alone;
+        assert!(recall >= 0.98 && of_tail < 2000, "{metric}: {recall}, {of_tail} of 10,000");
+        // Rows unlike those of the segment are found nevertheless.
+        world.drift();
+        fill(&mut world, 22_000..26_000).await;
+        let after = searches(world.queries(20));
+        let held = world.cold();
+        held.hold(&Meter::new()).await.unwrap();
+        for search in [&before, &after] {
+            let (recall, reply) = world.recall(&held, search, ALL).await;
+            let scanned = scanned(&reply);
+            assert!(recall >= 0.98 && scanned < 8000, "{metric}: {recall}, {scanned} after drift");
+        }
+    }
+}
+
+#[tokio::test]
 async fn a_held_state_follows_what_is_written() {
     for kind in [VectorType::F32, VectorType::F16] {
         let mut world = World::compacted(1200, 24, Metric::L2, kind).await;

@@ -15,7 +15,8 @@ fn batch(rows: &[At], vectors: &[f32], scan: impl FnOnce(Batch<'_>)) {
 
 fn every_row(codes: &TailCodes) -> Vec<At> {
     let mut found = Vec::new();
-    let scanned = codes.scan(&[0.5; D], Bound::NONE, |at| {
+    let asked = Asked::new(Metric::Cosine, &[0.5; D]);
+    let scanned = codes.scan(&asked, 0.98, Bound::NONE, |at| {
         found.push(at);
         f32::INFINITY
     });
@@ -42,9 +43,13 @@ fn every_row_has_a_code_until_its_entry_is_folded() {
         codes.bytes()
             <= code_bytes(D, 150) + code_bytes(D, 20) + code_bytes(D, 130) + (5 * D * LEAVES) as u64
     );
-    assert!(!codes.begins_before(5) && codes.begins_before(6));
-    assert_eq!(every_row(&codes.above(5)), rows, "a chunk goes as a whole");
-    assert_eq!(codes.above(6).covered(), Some(((6, 70), (7, 100))));
+    assert!(!codes.begins_before(4) && codes.begins_before(5));
+    assert_eq!(codes.chunks.len(), 1, "short ones are joined");
+    assert_eq!(
+        (codes.above(5).covered(), every_row(&codes.above(5))),
+        (Some(((6, 0), (7, 100))), rows[100..].to_vec())
+    );
+    assert_eq!(every_row(&codes.above(6)), rows[200..]);
     assert_eq!((codes.above(7).covered(), every_row(&codes.above(7)).len()), (None, 0));
     assert!(TailCodes::learn(Metric::L2, D, &Batch { rows: &[], end: (1, 0), vectors: &[] }).is_none());
 }

@@ -1,0 +1,122 @@
+//! The leaves of a segment as queries look at them. What refers to them may outlive the segment.
+
+use std::sync::OnceLock;
+
+use esker_index::{Centroids, Coarse, CodeQuery, LeafQuery, Metric, Rotation};
+
+use crate::search::Asked;
+
+/// From so many leaves on it is worth having codes of their centroids: fewer are scored as fast without. Segments of tests
+/// are small.
+const MANY_LEAVES: usize = if cfg!(test) { 8 } else { 512 };
+/// Standard errors of doubt about the estimate of a centroid: what is left out is not looked at again.
+const SLACK: f32 = 2.5;
+
+/// See the module.
+#[derive(Debug)]
+pub(crate) struct Leaves {
+    pub metric: Metric,
+    pub centroids: Centroids,
+    pub rotation: Rotation,
+    /// Of the rotation.
+    pub seed: u64,
+    /// The rms norm of the residuals of rows.
+    pub scale: f32,
+    /// Codes of the centroids, where there are many and searches do not wait for requests.
+    coarse: OnceLock<Coarse>,
+}
+
+impl Leaves {
+    pub fn new(metric: Metric, centroids: Centroids, seed: u64, scale: f32) -> Leaves {
+        let rotation = Rotation::new(seed, centroids.dimension());
+        Leaves { metric, centroids, rotation, seed, scale, coarse: OnceLock::new() }
+    }
+
+    /// Their mean, as the only leaf.
+    pub fn centre(&self) -> Option<Leaves> {
+        let d = self.dimension();
+        let mut mean = vec![0.0; d];
+        for centroid in self.centroids.all_dequantised().chunks_exact(d.max(1)) {
+            mean.iter_mut().zip(centroid).for_each(|(m, c)| *m += c / self.count() as f32);
+        }
+        let centroids = Centroids::decode(8, 1, d, &Centroids::encode(8, 1, d, &mean)).ok()?;
+        Some(Leaves::new(self.metric, centroids, self.seed, self.scale))
+    }
+
+    /// How many.
+    pub fn count(&self) -> usize {
+        self.centroids.leaves()
+    }
+
+    /// Elements of a centroid.
+    pub fn dimension(&self) -> usize {
+        self.centroids.dimension()
+    }
+
+    /// Makes codes of the centroids, if there are many.
+    pub fn hold_coarse(&self) {
+        if self.count() >= MANY_LEAVES {
+            self.coarse.get_or_init(|| Coarse::new(self.metric, &self.centroids, self.seed, self.scale));
+        }
+    }
+
+    /// Bytes of these codes in memory.
+    pub fn coarse_bytes(&self) -> u64 {
+        self.coarse.get().map_or(0, Coarse::bytes)
+    }
+
+    /// A query, prepared for the codes of rows.
+    pub fn pose(&self, asked: &Asked) -> CodeQuery {
+        CodeQuery::new(self.metric, self.dimension(), &self.rotation, self.scale, &asked.vector)
+    }
+
+    /// What each leaf scores at most; if that is an estimate, also the query prepared for exact scores.
+    pub fn ceilings(&self, asked: &Asked, codes: &CodeQuery) -> (Vec<f32>, Option<LeafQuery>) {
+        match self.coarse.get() {
+            Some(coarse) => {
+                let exact = self.centroids.ask(self.metric, &asked.vector);
+                (coarse.ceilings(&asked.vector, codes, SLACK), Some(exact))
+            }
+            None => (self.centroids.scores(self.metric, &asked.vector), None),
+        }
+    }
+
+    /// The score of each leaf; NaN of those that score less than `least`.
+    pub fn scoring(&self, asked: &Asked, codes: &CodeQuery, least: f32) -> Vec<f32> {
+        let (mut scores, exact) = self.ceilings(asked, codes);
+        if let Some(exact) = exact {
+            self.reaching(&exact, least, &mut scores);
+        }
+        scores.iter_mut().filter(|score| **score < least).for_each(|score| *score = f32::NAN);
+        scores
+    }
+
+    /// The leaf that scores best.
+    pub fn nearest(&self, asked: &Asked) -> u32 {
+        let best = |scores: &[f32]| {
+            let known = scores.iter().enumerate().filter(|(_, score)| !score.is_nan());
+            known.max_by(|a, b| a.1.total_cmp(b.1)).map_or(0, |(leaf, _)| leaf)
+        };
+        let (mut scores, exact) = self.ceilings(asked, &self.pose(asked));
+        if let Some(exact) = exact {
+            let mut least = [0.0];
+            self.centroids.scores_of(&exact, std::iter::once(best(&scores)), &mut least);
+            self.reaching(&exact, least[0], &mut scores);
+        }
+        best(&scores) as u32
+    }
+
+    /// Replaces what leaves score at most by what they score; by NaN if that cannot be `least`.
+    fn reaching(&self, exact: &LeafQuery, least: f32, scores: &mut [f32]) {
+        let near: Vec<usize> = (0..scores.len()).filter(|leaf| scores[*leaf] >= least).collect();
+        scores.fill(f32::NAN);
+        self.score(exact, &near, scores);
+    }
+
+    /// Gives some leaves their exact scores.
+    pub fn score(&self, exact: &LeafQuery, leaves: &[usize], scores: &mut [f32]) {
+        let mut found = vec![0.0; leaves.len()];
+        self.centroids.scores_of(exact, leaves.iter().copied(), &mut found);
+        leaves.iter().zip(found).for_each(|(leaf, score)| scores[*leaf] = score);
+    }
+}
