@@ -143,7 +143,8 @@ def tail(result):
         rows.append([name, f"{s['recall']:.4f}", ms(s["p50_ms"]), ms(s["p99_ms"]), ms(m["p50_ms"]), ms(m["p99_ms"])])
     text = (
         f"**{result['set']}**: {result['tail']:,} new rows took {result['import']['wall_s']:.1f} s to import and "
-        f"{result['compact']['wall_s']:.1f} s to index. {machine_text(result)}"
+        f"{result['compact']['wall_s']:.1f} s to index. By turns with and without them, the p50 is {result['strong_p50_ratio']:.2f} times as "
+        f"long with them, {result['memory_p50_ratio']:.2f} in memory (medians of {len(result['rounds'])} rounds). {machine_text(result)}"
     )
     head = ["", "recall@10", "strong p50", "p99", "in memory p50", "p99"]
     return f"{text}\n\n{table(head, rows)}"

@@ -1,11 +1,14 @@
 #!/usr/bin/env python3
 """Searches beside rows that are not indexed yet: tail.py SET [options]
 
-The compacted set is searched, warm; then new rows are imported and not compacted (others of the set, moved a little) and it
-is searched again; then they are compacted. Recall is `esker eval`'s, over all rows. Writes benches/results/tail-SET.json.
+New rows (others of the set, moved a little) are imported into a copy of the compacted set and not compacted; both are searched,
+warm, by turns; then the new rows are compacted. A ratio is the median of the rounds', each of two runs next to each other.
+Recall is `esker eval`'s, over all rows. Writes benches/results/tail-SET.json.
 """
 
 import argparse
+import os
+import shutil
 import tempfile
 from pathlib import Path
 
@@ -13,7 +16,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from harness import K, RESULTS, SEARCH_MEMORY, Esker, binaries, machine, save, say
+from harness import K, RESULTS, SEARCH_MEMORY, Esker, binaries, machine, median, save, say
 from large import built
 from truth import Truth, unit
 
@@ -49,7 +52,8 @@ def main():
     parser.add_argument("set", type=Path)
     binaries(parser)
     parser.add_argument("--tail", type=int, default=100_000)
-    parser.add_argument("--store", type=Path, help="keep the store here, or use the one that is here: its tail is compacted")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--store", type=Path, help="keep the store here, or use the one that is here, as it is")
     parser.add_argument("--memory", default="3GiB")
     parser.add_argument("--queries", type=int, default=300)
     parser.add_argument("--out", type=Path)
@@ -63,16 +67,28 @@ def main():
         esker = Esker(args.esker, store)
         if not store.exists():
             built(esker, truth, kind, args.memory, scratch)
-        result["without"] = searched(esker, truth, args.queries)
+        # No object is ever changed: both have the same files.
+        copy = Path(scratch) / "with-tail"
+        shutil.copytree(store, copy, copy_function=os.link)
+        longer = Esker(args.esker, copy)
         part = Path(scratch) / "tail.parquet"
         result["tail"] = new_rows(truth, args.tail, part)
-        _, used = esker.measured("import", part, "--into", "set")
+        _, used = longer.measured("import", part, "--into", "set")
         result["import"] = used
-        result["with"] = searched(esker, truth, args.queries)
-        done, used = esker.measured("--memory", args.memory, "--scratch", scratch, "compact", "set")
+        result["rounds"] = []
+        for _ in range(args.rounds):
+            pair = {"without": searched(esker, truth, args.queries), "with": searched(longer, truth, args.queries)}
+            result["rounds"].append(pair)
+        done, used = longer.measured("--memory", args.memory, "--scratch", scratch, "compact", "set")
         result["compact"] = {**used, "folded_rows": done["folded_rows"]}
     for key in ("strong", "memory"):
-        result[f"{key}_p50_ratio"] = result["with"][key]["p50_ms"] / result["without"][key]["p50_ms"]
+        for part in ("without", "with"):
+            result.setdefault(part, {})[key] = {
+                name: median(pair[part][key][name] for pair in result["rounds"]) for name in SEARCHED
+            }
+        ratios = [pair["with"][key]["p50_ms"] / pair["without"][key]["p50_ms"] for pair in result["rounds"]]
+        result[f"{key}_p50_ratio"] = median(ratios)
+        say(f"{key}: {', '.join(f'{r:.2f}' for r in ratios)} times as long with the tail")
     save(args.out or RESULTS / f"tail-{truth.name}.json", result)
 
 
