@@ -61,7 +61,7 @@ impl Reader {
             return self.in_memory(meter, scene, asked).await;
         }
         let mut best = TopK::new(scene.k);
-        let tail = scene.add_tail(asked, &mut best);
+        let tail = scene.add_tail(asked, false, &mut best);
         if matching == 0 {
             let rows = best.into_sorted();
             return Ok(Found {
@@ -109,7 +109,7 @@ impl Reader {
         let few = if scene.is_exact() { u64::MAX } else { FEW };
         let effort = probe(asked, &held, few, &mut best);
         // Last: the nearer the k-th row is by then, the fewer rows of the tail are measured.
-        let tail = scene.add_tail(asked, &mut best);
+        let tail = scene.add_tail(asked, effort.limited, &mut best);
         let rows = best.into_sorted();
         let reads = (0u32..).zip(parts).map(|(number, part)| {
             let wanted = scene.payload || !part.segment.has_heads();

@@ -73,9 +73,10 @@ impl Scene<'_> {
         }
     }
 
-    /// Adds the tail's nearest rows.
-    pub fn add_tail(&self, asked: &Asked, best: &mut TopK<Place>) -> Measured {
-        self.view.tail.nearest(&self.tail, self.codes.as_deref(), asked, self.min_recall, best)
+    /// Adds the tail's nearest rows. `limited` if the limits of segments hold for this query.
+    pub fn add_tail(&self, asked: &Asked, limited: bool, best: &mut TopK<Place>) -> Measured {
+        let min_recall = limited.then_some(self.min_recall);
+        self.view.tail.nearest(&self.tail, self.codes.as_deref(), asked, min_recall, best)
     }
 }
 
@@ -138,8 +139,8 @@ impl Reader {
     pub(super) fn encode_some(&self, view: &View, loaded: &Loaded) -> bool {
         let memory = &self.inner.memory;
         let room = |bytes| memory.bytes().saturating_add(bytes) <= memory.most();
-        let anchor = anchor(loaded.parts.iter().map(|p| &p.segment));
-        view.state.encode(&view.tail, metric(view.manifest.settings.metric), anchor, room)
+        let (manifest, anchor) = (&view.manifest, anchor(loaded.parts.iter().map(|p| &p.segment)));
+        view.state.encode(manifest.version, &view.tail, metric(manifest.settings.metric), anchor, room)
     }
 }
 

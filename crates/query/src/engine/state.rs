@@ -238,14 +238,16 @@ impl State {
         let schema = snapshot.schema.clone();
         let last =
             LastTail { version, position, schema, tail: tail.clone(), superseded: None, before, whole: None };
+        let codes = self.codes().filter(|codes| codes.begins_before(watermark));
+        let above = codes.as_ref().map(|codes| Arc::new(codes.above(watermark)));
         let mut kept = self.lock();
         // An older state is read once.
         if kept.tail.as_ref().is_some_and(|t| (t.position, t.version) > (position, version)) {
             return Ok(tail);
         }
         kept.tail = Some(last);
-        if let Some(codes) = kept.codes.as_mut().filter(|c| c.begins_before(watermark)) {
-            *codes = Arc::new(codes.above(watermark));
+        if codes.is_some() && is_same(&codes, &kept.codes) {
+            kept.codes = above.filter(|codes| codes.covered().is_some());
         }
         Ok(tail)
     }
@@ -297,13 +299,17 @@ impl State {
     /// whether it did.
     pub fn encode(
         &self,
+        version: Version,
         tail: &Tail,
         metric: Metric,
         anchor: Option<&Arc<Segment>>,
         room: impl FnOnce(u64) -> bool,
     ) -> bool {
-        // Those under leaves of another segment, which may be gone, are made anew.
-        let usable = |codes: &Option<Arc<TailCodes>>| codes.clone().filter(|c| c.is_under(anchor));
+        // A search that began before a merge would put rows under leaves that are gone.
+        if version < self.lock().newest {
+            return false;
+        }
+        let usable = |codes: &Option<Arc<TailCodes>>| codes.clone().filter(|c| c.serve(anchor));
         if !tail.wants_codes(usable(&self.codes()).as_deref()) {
             return false;
         }
@@ -317,11 +323,7 @@ impl State {
         let Some(more) = tail.more_codes(metric, anchor, own.as_deref(), room) else { return false };
         let mut kept = self.lock();
         // Dropped meanwhile for a newer manifest: they go on from there.
-        let unchanged = match (&codes, &kept.codes) {
-            (None, None) => true,
-            (Some(before), Some(now)) => Arc::ptr_eq(before, now),
-            _ => false,
-        };
+        let unchanged = version >= kept.newest && is_same(&codes, &kept.codes);
         if unchanged {
             kept.codes = Some(Arc::new(more));
         }
@@ -332,4 +334,8 @@ impl State {
     pub fn first_search(&self) -> bool {
         !self.searched.swap(true, Ordering::Relaxed)
     }
+}
+
+fn is_same(a: &Option<Arc<TailCodes>>, b: &Option<Arc<TailCodes>>) -> bool {
+    a.as_ref().map(Arc::as_ptr) == b.as_ref().map(Arc::as_ptr)
 }

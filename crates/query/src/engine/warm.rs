@@ -218,9 +218,10 @@ impl Warm {
             })
             .collect();
         let exact = is_exact(min_recall);
-        probe(asked, &held, if exact { u64::MAX } else { FEW }, &mut best);
+        let effort = probe(asked, &held, if exact { u64::MAX } else { FEW }, &mut best);
+        let limited = effort.limited.then_some(min_recall);
         let codes = self.tail_codes.as_deref().filter(|_| !exact);
-        self.view.tail.nearest(&passing.tail, codes, asked, min_recall, &mut best);
+        self.view.tail.nearest(&passing.tail, codes, asked, limited, &mut best);
         Ok(best.into_sorted().into_iter().map(|(distance, place)| WarmHit { distance, place }).collect())
     }
 

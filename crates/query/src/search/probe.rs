@@ -33,6 +33,8 @@ pub(crate) struct Effort {
     pub leaves: u64,
     pub codes: u64,
     pub reranked: u64,
+    /// Whether leaves were passed over by limits as they were learnt: the query has the neighbours that these suppose.
+    pub limited: bool,
 }
 
 /// Adds the nearest rows of `held` to `best`, which may have rows of the tail already. Up to `few` rows are measured without
@@ -57,6 +59,7 @@ pub(crate) fn probe(asked: &Asked, held: &[Held<'_>], few: u64, best: &mut TopK<
         (h.segment, h.rows, *leaf)
     });
     let thin = is_thin(matching as f64 / total as f64, near);
+    effort.limited = !thin && held.iter().all(|h| h.limits.is_some());
     let all = thin && is_little(matching, held.iter().map(|h| (h.segment, h.mask)));
     let margin = |number: u32| match &held[number as usize].limits {
         None => f32::INFINITY,

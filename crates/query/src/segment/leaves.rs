@@ -22,7 +22,7 @@ pub(crate) struct Leaves {
     pub seed: u64,
     /// The rms norm of the residuals of rows.
     pub scale: f32,
-    /// Codes of the centroids, where there are many and searches do not wait for requests.
+    /// Codes of the centroids, where there are many and they are looked at often.
     coarse: OnceLock<Coarse>,
 }
 
@@ -85,36 +85,46 @@ impl Leaves {
     pub fn scoring(&self, asked: &Asked, codes: &CodeQuery, least: f32) -> Vec<f32> {
         let (mut scores, exact) = self.ceilings(asked, codes);
         if let Some(exact) = exact {
-            self.reaching(&exact, least, &mut scores);
+            let near: Vec<usize> = (0..scores.len()).filter(|leaf| scores[*leaf] >= least).collect();
+            scores.fill(f32::NAN);
+            self.score(&exact, &near, &mut scores);
         }
         scores.iter_mut().filter(|score| **score < least).for_each(|score| *score = f32::NAN);
         scores
     }
 
-    /// The leaf that scores best.
+    /// The leaf of a row: that whose centroid is nearest, whatever the metric, as a build has it.
     pub fn nearest(&self, asked: &Asked) -> u32 {
+        // Grows as the distance falls.
+        let fit = |leaf: usize, score: f32| {
+            let norm = self.centroids.norm(leaf);
+            match self.metric {
+                Metric::Cosine => norm * (2.0 * score - norm),
+                Metric::Dot => 2.0 * score - norm * norm,
+                Metric::L2 => score,
+            }
+        };
         let best = |scores: &[f32]| {
-            let known = scores.iter().enumerate().filter(|(_, score)| !score.is_nan());
-            known.max_by(|a, b| a.1.total_cmp(b.1)).map_or(0, |(leaf, _)| leaf)
+            let fits = scores.iter().enumerate().map(|(leaf, score)| (fit(leaf, *score), leaf));
+            fits.filter(|f| !f.0.is_nan()).max_by(|a, b| a.0.total_cmp(&b.0)).map_or(0, |(_, leaf)| leaf)
         };
         let (mut scores, exact) = self.ceilings(asked, &self.pose(asked));
+        let mut found = best(&scores);
         if let Some(exact) = exact {
-            let mut least = [0.0];
-            self.centroids.scores_of(&exact, std::iter::once(best(&scores)), &mut least);
-            self.reaching(&exact, least[0], &mut scores);
+            let mut score = [0.0];
+            self.centroids.scores_of(&exact, std::iter::once(found), &mut score);
+            let least = fit(found, score[0]);
+            let near = |leaf: &usize| *leaf == found || fit(*leaf, scores[*leaf]) >= least;
+            let near: Vec<usize> = (0..scores.len()).filter(near).collect();
+            scores.fill(f32::NAN);
+            self.score(&exact, &near, &mut scores);
+            found = best(&scores);
         }
-        best(&scores) as u32
-    }
-
-    /// Replaces what leaves score at most by what they score; by NaN if that cannot be `least`.
-    fn reaching(&self, exact: &LeafQuery, least: f32, scores: &mut [f32]) {
-        let near: Vec<usize> = (0..scores.len()).filter(|leaf| scores[*leaf] >= least).collect();
-        scores.fill(f32::NAN);
-        self.score(exact, &near, scores);
+        found as u32
     }
 
     /// Gives some leaves their exact scores.
-    pub fn score(&self, exact: &LeafQuery, leaves: &[usize], scores: &mut [f32]) {
+    fn score(&self, exact: &LeafQuery, leaves: &[usize], scores: &mut [f32]) {
         let mut found = vec![0.0; leaves.len()];
         self.centroids.scores_of(exact, leaves.iter().copied(), &mut found);
         leaves.iter().zip(found).for_each(|(leaf, score)| scores[*leaf] = score);

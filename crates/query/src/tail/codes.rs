@@ -2,9 +2,9 @@
 //! and kept as long as the log has the rows. They never decide what counts: every row that a scan emits is looked up in
 //! the tail at hand and measured.
 //!
-//! Rows are put under the leaves of the largest segment, and leaves are passed over by its limits. These were learnt from
-//! its own rows: a row that is much further from its leaf than those are is looked at by every search. Without such a segment
-//! the first chunk is clustered, and nothing is passed over.
+//! Rows are put under the leaves of the largest segment, and searches that trust its limits pass over leaves by them. The
+//! limits were learnt from its own rows: a row that is much further from its leaf than those are is looked at by every
+//! search. Without such a segment the first chunk is clustered, and nothing is passed over.
 
 use std::sync::Arc;
 
@@ -38,7 +38,7 @@ pub(crate) type At = (Seq, u32);
 #[derive(Debug, Clone)]
 pub(crate) struct TailCodes {
     shared: Arc<Shared>,
-    /// Oldest first, each beginning where the one before ends and at most half as long.
+    /// Oldest first, each beginning where the one before ends. The fewer, the more rows of a leaf are side by side.
     chunks: Vec<Arc<Chunk>>,
 }
 
@@ -126,23 +126,23 @@ impl TailCodes {
         Some(TailCodes { shared, chunks: Vec::new() })
     }
 
-    /// Whether rows are under the leaves of this segment; of none, whether they are under leaves of their own.
-    pub fn is_under(&self, segment: Option<&Arc<Segment>>) -> bool {
-        self.shared.made == segment.map(|s| s.made)
+    /// Whether these are to go on, where rows would be put under the leaves of this segment (of none, under leaves of their
+    /// own) if none had a code: they are under these, or too many to make them anew.
+    pub fn serve(&self, anchor: Option<&Arc<Segment>>) -> bool {
+        let rows: usize = self.chunks.iter().map(|c| c.rows.len()).sum();
+        self.shared.made == anchor.map(|s| s.made) || rows > CHUNK_ROWS
     }
 
     /// With the codes of rows that begin where these end.
     pub fn with(&self, batch: &Batch<'_>) -> TailCodes {
         let mut codes = self.clone();
         let Some(first) = batch.rows.first() else { return codes };
-        let d = self.shared.leaves.dimension();
-        let mut newest = Arc::new(Chunk::of(d, *first, batch.end, self.shared.encode(batch)));
-        // The fewer chunks, the more rows of a leaf are side by side.
-        while let Some(last) = codes.chunks.pop_if(|last| last.rows.len() < 2 * newest.rows.len()) {
-            let both = last.coded(d).chain(newest.coded(d)).collect();
-            newest = Arc::new(Chunk::of(d, last.first, newest.end, both));
+        let (d, mut coded, mut first) = (self.shared.leaves.dimension(), self.shared.encode(batch), *first);
+        while let Some(last) = codes.chunks.pop_if(|last| last.rows.len() < 2 * coded.len()) {
+            coded.extend(last.coded(d, last.first));
+            first = last.first;
         }
-        codes.chunks.push(newest);
+        codes.chunks.push(Arc::new(Chunk::of(d, first, batch.end, coded)));
         codes
     }
 
@@ -157,10 +157,7 @@ impl TailCodes {
         let d = shared.leaves.dimension();
         let left = self.chunks.iter().filter(|c| c.end > first);
         let chunks = left.map(|c| match c.first < first {
-            true => {
-                let rows = c.coded(d).filter(|row| row.at >= first).collect();
-                Arc::new(Chunk::of(d, first, c.end, rows))
-            }
+            true => Arc::new(Chunk::of(d, first, c.end, c.coded(d, first).collect())),
             false => c.clone(),
         });
         TailCodes { chunks: chunks.collect(), shared }
@@ -180,13 +177,20 @@ impl TailCodes {
         (leaves + self.chunks.iter().map(chunk).sum::<usize>()) as u64
     }
 
-    /// Scans the codes that the limits for a recall ask for. `emit` gets each row whose estimate leaves it a chance below the
+    /// Scans the codes that the limits for a recall ask for, all without one. `emit` gets each row whose estimate leaves it a chance below the
     /// threshold and returns the next. Returns how many codes there were.
-    pub fn scan(&self, asked: &Asked, min_recall: f32, bound: Bound, mut emit: impl FnMut(At) -> f32) -> u64 {
+    pub fn scan(
+        &self,
+        asked: &Asked,
+        min_recall: Option<f32>,
+        bound: Bound,
+        mut emit: impl FnMut(At) -> f32,
+    ) -> u64 {
         let leaves = &self.shared.leaves;
         let query = leaves.pose(asked);
         let kth = leaves.metric.score(leaves.metric.estimate_to_distance(bound.threshold));
-        let scores = leaves.scoring(asked, &query, kth - limits(&self.shared.limits, min_recall).b);
+        let margin = min_recall.map_or(f32::INFINITY, |r| limits(&self.shared.limits, r).b);
+        let scores = leaves.scoring(asked, &query, kth - margin);
         let term = |of: &Leaves, score: f32, leaf: usize| query.term(score, of.centroids.norm(leaf));
         let centre = &self.shared.centre;
         let far = term(centre, centre.centroids.scores(centre.metric, &asked.vector)[0], 0);
@@ -270,15 +274,15 @@ impl Chunk {
         Chunk { first, end, rows, groups, far, leaves }
     }
 
-    /// Its rows and their codes.
-    fn coded(&self, d: usize) -> impl Iterator<Item = Coded> {
+    /// Its rows from one place on, and their codes.
+    fn coded(&self, d: usize, from: At) -> impl Iterator<Item = Coded> {
         let mut leaves = self.leaves.iter().peekable();
         (0..self.rows.len()).filter_map(move |posting| {
             while leaves.next_if(|(end, _)| *end <= posting).is_some() {}
             let leaf = leaves.peek().filter(|_| posting >= self.far).map(|(_, leaf)| *leaf);
+            let at = Some(self.at(posting)).filter(|at| *at >= from)?;
             let group = self.groups.chunks_exact(group_bytes(d)).nth(posting / GROUP)?;
-            let code = unpack_row(group, d, posting % GROUP)?;
-            Some(Coded { leaf, at: self.at(posting), code })
+            Some(Coded { leaf, at, code: unpack_row(group, d, posting % GROUP)? })
         })
     }
 

@@ -12,7 +12,7 @@ use crate::segment::Segment;
 
 /// Up to this many rows are measured without looking at codes, and shorter tails get none.
 pub(crate) const EXACT_ROWS: u64 = 2_000;
-/// Codes of a part of a chunk are made, and are due when so many rows have none.
+/// Codes are due when this part of a chunk's rows have none, and made of so many at a time under many leaves.
 const QUARTER: u32 = 4;
 /// Standard errors of doubt about an estimate: more than the segments', whose limits were calibrated with theirs.
 const SLACK: f32 = 2.2;
@@ -36,13 +36,13 @@ pub(crate) fn tail_row(place: u64) -> TailRow {
 
 impl Tail {
     /// Adds the nearest of the rows with the numbers `passing` to `best`, which may have others already: the fewer rows
-    /// are measured.
+    /// are measured. Leaves of their codes are passed over by the limits for `min_recall`, none without it.
     pub fn nearest(
         &self,
         passing: &RoaringBitmap,
         codes: Option<&TailCodes>,
         asked: &Asked,
-        min_recall: f32,
+        min_recall: Option<f32>,
         best: &mut TopK<Place>,
     ) -> Measured {
         let covered = codes.filter(|_| passing.len() > EXACT_ROWS).and_then(|c| Some((c, c.covered()?)));

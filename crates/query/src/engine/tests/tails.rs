@@ -115,12 +115,28 @@ async fn a_long_tail_is_probed_as_the_largest_segment_is() {
         held.hold(&Meter::new()).await.unwrap();
         let scanned = |reply: &SearchReply| reply.explain.as_ref().unwrap().codes_scanned / 20;
         let alone = scanned(&held.search(&Meter::new(), &before).await.unwrap());
-        fill(&mut world, 12_000..22_000).await;
+        world.fill(12_000..22_000).await;
         let held = world.cold();
         held.hold(&Meter::new()).await.unwrap();
         let (recall, reply) = world.recall(&held, &before, ALL).await;
         let of_tail = scanned(&reply) - alone;
         assert!(recall >= 0.98 && of_tail < 2000, "{metric}: {recall}, {of_tail} of 10,000");
+        // Nothing is promised of queries whose neighbours do not pass or are gone: more is looked at.
+        let sections = ["section IN ('s1', 's2')", "section NOT IN ('s3', 's4', 's5')"];
+        for (filter, passes) in
+            sections.map(|f| crate::Filter::sql(f).unwrap()).into_iter().zip([
+                (|r: &Record| [1, 2].contains(&(r.version % 24))) as fn(&Record) -> bool,
+                |r: &Record| !(3..=5).contains(&(r.version % 24)),
+            ])
+        {
+            let search = Search { filter: Some(filter), ..before.clone() };
+            let (recall, _) = world.recall(&held, &search, passes).await;
+            assert!(recall >= 0.98, "{metric}: {recall} under a filter");
+        }
+        let gone: Vec<String> = world.truth(&before.vectors[0], 700, ALL).into_iter().map(|t| t.0).collect();
+        world.delete(&gone).await;
+        let (recall, _) = world.recall(&held, &before, ALL).await;
+        assert!(recall >= 0.98, "{metric}: {recall} without the nearest of one");
         // Rows unlike those of the segment are found nevertheless.
         world.drift();
         fill(&mut world, 22_000..26_000).await;

@@ -16,7 +16,7 @@ fn batch(rows: &[At], vectors: &[f32], scan: impl FnOnce(Batch<'_>)) {
 fn every_row(codes: &TailCodes) -> Vec<At> {
     let mut found = Vec::new();
     let asked = Asked::new(Metric::Cosine, &[0.5; D]);
-    let scanned = codes.scan(&asked, 0.98, Bound::NONE, |at| {
+    let scanned = codes.scan(&asked, Some(0.98), Bound::NONE, |at| {
         found.push(at);
         f32::INFINITY
     });
