@@ -2,7 +2,7 @@
 """Recall and speed of warm searches, Esker beside the others: curves.py SET [options]
 
 SET is a folder in the layout of deb63k. Each engine is built and searched in a process of its own, one after another; one
-caller thread. Times are of one query after another; engines that take many queries in one call are timed that way too, one
+caller thread. Esker is searched again after each of the others. Times are of one query after another; engines that take many queries in one call are timed that way too, one
 thread, so that Python costs nothing. Writes benches/results/curves-SET.json.
 """
 
@@ -68,34 +68,50 @@ def child(name, truth, rounds):
     print(json.dumps(out))
 
 
-def esker(binary, truth, rounds, store, vector_type, memory):
-    """The same of this engine: state held in memory, ids and distances, for the recalls one may ask for."""
-    esker = Esker(binary, store)
-    version = subprocess.run([binary, "--version"], capture_output=True, text=True).stdout.split()[-1]
-    out = {"engine": "esker", "version": version, "about": f"{vector_type}, in memory"}
-    if not Path(store).exists():
-        done, _ = esker("import", truth.base_file, "--into", "set", "--vector-type", vector_type, "--metric", "cosine")
-        done, used = esker.measured("--memory", memory, "compact", "set")
-        out |= {"build_s": used["wall_s"], "build_rss_bytes": used["rss_bytes"]}
-    out["bytes"], _ = live(esker, "set")
-    out["curve"], speeds = [], {target: [] for target in TARGETS}
-    for _ in range(rounds):
-        for target in TARGETS:
-            arguments = ["-k", K, "--limit", len(truth.queries), "--min-recall", target]
-            done, _ = esker("--memory", SEARCH_MEMORY, "eval", "set", truth.query_file, *arguments)
-            speeds[target].append(done["memory"])
-    for target, rows in speeds.items():
-        row = {"setting": {"min_recall": target}, "recall": rows[-1]["recall"]}
-        row |= {key: statistics.median(r[key] for r in rows) for key in ("qps", "p50_ms", "p99_ms")}
-        out["curve"].append(row)
-    return out
+class Turns:
+    """This engine: state held in memory, ids and distances, for the recalls one may ask for. Measured before the others and
+    again after each of them, as hours lie between and the machine may not stay as fast; medians of these turns."""
+
+    def __init__(self, binary, truth, store, vector_type, memory):
+        self.esker, self.truth, self.rows = Esker(binary, store), truth, {target: [] for target in TARGETS}
+        version = subprocess.run([binary, "--version"], capture_output=True, text=True).stdout.split()[-1]
+        self.out = {"engine": "esker", "version": version, "about": f"{vector_type}, in memory"}
+        if not Path(store).exists():
+            self.esker("import", truth.base_file, "--into", "set", "--vector-type", vector_type, "--metric", "cosine")
+            _, used = self.esker.measured("--memory", memory, "compact", "set")
+            self.out |= {"build_s": used["wall_s"], "build_rss_bytes": used["rss_bytes"]}
+        self.out["bytes"], _ = live(self.esker, "set")
+
+    def turn(self):
+        for target, rows in self.rows.items():
+            arguments = ["-k", K, "--limit", len(self.truth.queries), "--min-recall", target]
+            done, _ = self.esker("--memory", SEARCH_MEMORY, "eval", "set", self.truth.query_file, *arguments)
+            rows.append(done["memory"])
+
+    def result(self):
+        curve = []
+        for target, rows in self.rows.items():
+            row = {"setting": {"min_recall": target}, "recall": rows[-1]["recall"]}
+            row |= {key: statistics.median(r[key] for r in rows) for key in ("qps", "p50_ms", "p99_ms")}
+            curve.append(row | {"turns_qps": [round(r["qps"]) for r in rows]})
+        return self.out | {"curve": curve}
+
+
+def other(name, args):
+    """What the process of another engine measured."""
+    options = ["--child", name, "--rounds", args.rounds, "--queries", args.queries]
+    command = [sys.executable, __file__, args.set, *options]
+    out = subprocess.run(list(map(str, command)), stdout=subprocess.PIPE, text=True)
+    if out.returncode:
+        sys.exit(f"error: {name} failed on {args.set}")
+    return json.loads(out.stdout.splitlines()[-1])
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("set", type=Path)
     binaries(parser)
-    parser.add_argument("--engines", default="esker,hnswlib,faiss,lancedb,infino")
+    parser.add_argument("--others", default="hnswlib,faiss,lancedb,infino")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--queries", type=int, default=1000)
     parser.add_argument("--memory", default="3GiB", help="memory of compaction")
@@ -109,25 +125,23 @@ def main():
         return child(args.child, truth, args.rounds)
 
     result = {"set": truth.name, "rows": truth.rows, "dimension": truth.dimension, "k": K}
-    result |= {"machine": machine(), "queries": len(truth.queries), "rounds": args.rounds, "engines": []}
-    for name in args.engines.split(","):
-        say(f"{truth.name}: {name}")
-        if name == "esker":
-            with tempfile.TemporaryDirectory() as scratch:
-                store = args.store or Path(scratch) / "store"
-                done = esker(args.esker, truth, args.rounds, store, args.vector_type, args.memory)
-        else:
+    result |= {"machine": machine(), "queries": len(truth.queries), "rounds": args.rounds}
+    others, out = [], args.out or RESULTS / f"curves-{truth.name}.json"
+    with tempfile.TemporaryDirectory() as scratch:
+        say(f"{truth.name}: esker")
+        esker = Turns(args.esker, truth, args.store or Path(scratch) / "store", args.vector_type, args.memory)
+        esker.turn()
+        for name in filter(None, args.others.split(",")):
             assert name in ENGINES, name
-            options = ["--child", name, "--rounds", args.rounds, "--queries", args.queries]
-            command = [sys.executable, __file__, args.set, *options]
-            out = subprocess.run(list(map(str, command)), stdout=subprocess.PIPE, text=True)
-            if out.returncode:
-                sys.exit(f"error: {name} failed on {truth.name}")
-            done = json.loads(out.stdout.splitlines()[-1])
-        for row in done["curve"]:
-            say(f"  {row['setting']}: recall {row['recall']:.4f}, {row.get('batch_qps', row['qps']):,.0f}/s")
-        result["engines"].append(done)
-    save(args.out or RESULTS / f"curves-{truth.name}.json", result)
+            say(f"{truth.name}: {name}")
+            others.append(other(name, args))
+            esker.turn()
+            for engine in (esker.result(), others[-1]):
+                for row in engine["curve"]:
+                    say(f"  {row['setting']}: recall {row['recall']:.4f}, {row.get('batch_qps', row['qps']):,.0f}/s")
+            # Hours may lie between two engines: what is measured is kept.
+            result["engines"] = [esker.result(), *others]
+            save(out, result)
 
 
 if __name__ == "__main__":
