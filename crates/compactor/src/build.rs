@@ -39,7 +39,7 @@ pub(crate) use merge::{Base, BaseCodes};
 use order::Ordered;
 #[cfg(test)]
 pub(crate) use order::floats as floats_of_batch;
-pub(crate) use spill::Spill;
+pub(crate) use spill::{Spill, bytes_of};
 use vectors::Whole;
 
 /// What the rows belong to.

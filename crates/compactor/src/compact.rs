@@ -268,7 +268,7 @@ impl Compactor {
             return Ok(Prepared::Nothing(Box::new(nothing(&unfolded))));
         }
         let read = clock.elapsed();
-        let mut rows = self.gathered(&unfolded, &winners, &merges)?;
+        let mut rows = self.gathered(&manifest, &winners, &merges)?;
         let inputs =
             Inputs::read(meter, collection, &unfolded, &winners, &merges, now_ms, &mut rows, progress)
                 .await?;
@@ -287,7 +287,7 @@ impl Compactor {
         let made = keys::Made { base: manifest.version, token: collection.client().seams().token() };
         let mut sending = Sending::default();
         let built = blocking(|| match rows {
-            Gathered::Memory(rows) => {
+            Gathered::Memory { rows, .. } => {
                 Ok(build_merged(rows, base, target, options, &**clock, &heard)?.map(Made::from))
             }
             Gathered::Scratch(spill) => {
@@ -326,16 +326,23 @@ impl Compactor {
     }
 
     /// Where the rows go that the tail and the merged segments have.
-    fn gathered(&self, unfolded: &Unfolded, winners: &Winners, merges: &[bool]) -> Result<Gathered> {
+    fn gathered<'a>(
+        &'a self,
+        manifest: &'a Manifest,
+        winners: &Winners,
+        merges: &[bool],
+    ) -> Result<Gathered<'a>> {
         let Options { memory, seed, .. } = self.options;
-        let settings = &unfolded.manifest.settings;
-        let merged = unfolded.manifest.segments.iter().zip(merges).filter(|(_, merged)| **merged);
-        let files: u64 = merged.map(|(s, _)| s.rows_size * s.live() / s.rows.max(1)).sum();
+        let settings = &manifest.settings;
+        let spill = move || Spill::new(settings, memory, seed, &*self.scratch).map(Box::new);
+        let merged = manifest.segments.iter().zip(merges).filter(|(_, merged)| **merged);
+        let files: u64 = merged.map(|(s, _)| limited::size(s)).sum();
         let bytes = files + winners.live_rows * (settings.stride() as u64 + ROW_BYTES);
-        if bytes <= memory / IN_MEMORY {
-            return Ok(Gathered::Memory(Vec::new()));
+        // Files are smaller than what they are read to: rows in memory are moved aside should they turn out to be too large.
+        match bytes <= memory / IN_MEMORY {
+            true => Ok(Gathered::new(memory / IN_MEMORY, Box::new(spill))),
+            false => Ok(Gathered::Scratch(spill()?)),
         }
-        Ok(Gathered::Scratch(Box::new(Spill::new(settings, memory, seed, &*self.scratch)?)))
     }
 }
 

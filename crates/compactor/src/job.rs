@@ -291,6 +291,7 @@ fn frame<'a>(collection: &'a Collection, plan: &'a Plan, options: &Options) -> F
         options: BuildOptions { seed: plan.seed, threads: options.threads, copies: Copies::Never },
         memory: plan.memory,
         rows: plan.rows(),
+        row_bytes: plan.row_bytes(),
     }
 }
 

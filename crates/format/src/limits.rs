@@ -12,6 +12,9 @@ pub const NAME_BYTES: usize = 64;
 pub const ID_BYTES: usize = 256;
 /// Greatest number of dimensions of a vector.
 pub const DIMENSION: u32 = 8192;
+/// Greatest elements of vectors whose squares, 8192 of them, neither overflow nor vanish as a sum in 32 bits. Of other metrics
+/// than cosine only the upper end counts.
+pub const MAGNITUDES: std::ops::RangeInclusive<f32> = 1e-18..=1e17;
 /// Rows of one batch.
 pub const BATCH_ROWS: usize = 10_000;
 /// Bytes of one batch, encoded.

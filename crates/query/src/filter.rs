@@ -71,7 +71,6 @@ impl Filter {
 
     /// The JSON form: `{"section": {"$eq": "python"}, "year": {"$gte": 2020}}`.
     pub fn json(filter: &serde_json::Value) -> Result<Filter> {
-        let expr = json::parse(filter)?;
         let text = filter.to_string();
         if text.len() > esker_format::limits::FILTER_BYTES {
             let limit = esker_format::limits::FILTER_BYTES;
@@ -80,7 +79,8 @@ impl Filter {
                 format!("the filter has {} bytes, the limit is {limit}", text.len()),
             ));
         }
-        Ok(Filter { source: Source::Json(Box::new(normal(expr, false, &Ok)?)), text })
+        let expr = normal(json::parse(filter)?, false, &Ok)?;
+        Ok(Filter { source: Source::Json(Box::new(expr)), text })
     }
 
     /// What the caller wrote.

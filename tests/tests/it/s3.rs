@@ -1,5 +1,8 @@
 //! The S3 server is atomic, counts, takes its time and can be made worse.
 
+use bytes::Bytes;
+use esker_format::Kind;
+use esker_store::{Client, Location, Meter, Seams, open};
 use esker_tests::s3::{Request, S3Options, S3Server, Weakness};
 use futures::future::join_all;
 use futures::{StreamExt, TryStreamExt};
@@ -38,6 +41,24 @@ async fn a_create_has_one_winner() {
     assert_eq!(winners(&client, 4).await, 4);
     server.mend();
     assert_eq!(winners(&client, 4).await, 1);
+}
+
+/// As where ETags are not of the content alone and two send the same part.
+#[tokio::test]
+async fn an_upload_with_a_part_that_another_sent_anew_is_not_completed() {
+    let server = S3Server::start(S3Options::default()).unwrap();
+    let env = server.env().into_iter().collect();
+    let location = Location::parse(&server.url("some/prefix")).unwrap();
+    let client = Client::new(open(&location, &env, true).unwrap(), Seams::system());
+    let (meter, key) = (Meter::new(), "c/x-1/segment/1.parquet");
+    let upload = client.begin_parts(&meter, key).await.unwrap();
+    let first = client.put_part(&meter, key, &upload, 0, Bytes::from("hello")).await.unwrap();
+    client.put_part(&meter, key, &upload, 0, Bytes::from("HELLO")).await.unwrap();
+    let before = server.requests().len();
+    let e = client.complete_parts(&meter, key, &upload, vec![first], 5).await.unwrap_err();
+    assert_eq!(e.kind(), Kind::NotFound, "{e}");
+    assert!(e.to_string().contains(key), "{e}");
+    assert!(server.requests().len() <= before + 2, "it is not tried again");
 }
 
 #[tokio::test]

@@ -90,7 +90,7 @@ impl Large<'_> {
         mut find: impl FnMut(&[f32]) -> Vec<u32> + Send,
     ) -> Result<Vec<Part>> {
         let (settings, rows) = (self.target.settings, spill.rows() as usize);
-        let capacity = (self.memory / BUCKET_SHARE / settings.stride() as u64) as usize;
+        let capacity = (self.memory / BUCKET_SHARE / spill.row_bytes()) as usize;
         let mut buckets = Buckets::new(leaves.0, leaves.1, capacity.max(leaf_target(spill.rows())));
         let (mut assignment, mut of_row) = (Vec::with_capacity(rows), Vec::with_capacity(rows));
         let mut parts = Parts::new(self.scratch)?;

@@ -2,20 +2,22 @@
 
 use std::sync::Arc;
 
-use arrow::array::{RecordBatch, UInt32Array};
+use arrow::array::{Array, RecordBatch, UInt32Array};
 use arrow::buffer::Buffer;
 use arrow::compute::take_record_batch;
+use arrow::datatypes::DataType;
 use arrow::error::ArrowError;
 use arrow::ipc::reader::StreamDecoder;
 use arrow::ipc::writer::StreamWriter;
 use esker_format::schema::Settings;
+use esker_format::segment::rows::VECTOR_COLUMN;
 use esker_format::{Error, Result};
 use esker_index::SplitMix;
 
 use super::order::floats;
 use crate::scratch::{Scratch, ScratchFile, broken, range};
 
-/// Vectors that are written, read and worked on at once take this share of the memory …
+/// Rows that are written, read and worked on at once take this share of the memory …
 const BLOCK_SHARE: u64 = 32;
 /// … and at least and at most this many bytes.
 const BLOCK_BYTES: (u64, u64) = (1 << 20, 32 << 20);
@@ -26,10 +28,25 @@ const SAMPLE_SHARE: u64 = 4;
 /// … and has at least and at most this many rows.
 const SAMPLE_ROWS: (u64, u64) = (1024, 1 << 17);
 
-/// Rows of a block of vectors of `stride` bytes.
-pub(super) fn block_rows(stride: usize, memory: u64) -> usize {
+/// Rows of a block, of so many bytes each.
+pub(super) fn block_rows(row_bytes: usize, memory: u64) -> usize {
     let bytes = (memory / BLOCK_SHARE).clamp(BLOCK_BYTES.0, BLOCK_BYTES.1) as usize;
-    (bytes / stride.max(1)).clamp(1, BLOCK_ROWS)
+    (bytes / row_bytes.max(1)).clamp(1, BLOCK_ROWS)
+}
+
+/// Bytes that rows take while they are built: their vectors as f32, and what the other columns hold.
+pub(crate) fn bytes_of(batch: &RecordBatch) -> u64 {
+    let (mut others, mut values) = (0, 0);
+    for (number, column) in batch.columns().iter().enumerate() {
+        match column.data_type() {
+            DataType::FixedSizeList(_, d) if number == VECTOR_COLUMN => values = *d as u64,
+            _ => {
+                let held = column.to_data().get_slice_memory_size();
+                others += held.unwrap_or_else(|_| column.get_array_memory_size()) as u64;
+            }
+        }
+    }
+    batch.num_rows() as u64 * 4 * values + others
 }
 
 /// A batch in a file.
@@ -104,10 +121,11 @@ pub(super) fn sample_rows(settings: &Settings, memory: u64) -> u64 {
 /// Rows in the order of their numbers, and a sample of their vectors.
 pub(crate) struct Spill {
     settings: Settings,
-    /// Rows of a block.
-    step: usize,
+    memory: u64,
     blocks: Blocks,
     rows: u64,
+    /// See [`bytes_of`].
+    bytes: u64,
     sample: Vec<f32>,
     /// The row that each vector of the sample is of.
     sampled: Vec<u32>,
@@ -120,9 +138,10 @@ impl Spill {
     pub(crate) fn new(settings: &Settings, memory: u64, seed: u64, scratch: &dyn Scratch) -> Result<Self> {
         Ok(Spill {
             settings: settings.clone(),
-            step: block_rows(settings.stride(), memory),
+            memory,
             blocks: Blocks::new(scratch)?,
             rows: 0,
+            bytes: 0,
             sample: Vec::new(),
             sampled: Vec::new(),
             sample_rows: sample_rows(settings, memory),
@@ -132,7 +151,9 @@ impl Spill {
 
     /// Adds rows. The sample depends on the order of all rows, not on how they are cut into batches.
     pub(crate) fn push(&mut self, batch: &RecordBatch) -> Result<()> {
-        let step = self.step;
+        let bytes = bytes_of(batch);
+        self.bytes += bytes;
+        let step = block_rows((bytes / batch.num_rows().max(1) as u64) as usize, self.memory);
         for start in (0..batch.num_rows()).step_by(step) {
             let part = batch.slice(start, step.min(batch.num_rows() - start));
             self.draw(&floats(&part, &self.settings)?);
@@ -167,6 +188,11 @@ impl Spill {
     /// Number of rows.
     pub(crate) fn rows(&self) -> u64 {
         self.rows
+    }
+
+    /// Bytes that a row takes while it is built, on average.
+    pub(super) fn row_bytes(&self) -> u64 {
+        (self.bytes / self.rows.max(1)).max(1)
     }
 
     /// The sample: n·d values, and the number of each row.

@@ -40,6 +40,8 @@ pub(crate) struct Frame<'a> {
     pub(crate) memory: u64,
     /// Rows, about: those that expired among them.
     pub(crate) rows: u64,
+    /// Bytes of each in the inputs' files, on average.
+    pub(crate) row_bytes: u64,
 }
 
 /// Rows of one input row group that go into one bucket together.
@@ -107,8 +109,17 @@ impl<'a> Frame<'a> {
 
     /// Most rows of a bucket, unless those of one slice of one row group are more.
     pub(crate) fn capacity(&self) -> usize {
-        let fit = (self.memory / BUCKET_SHARE / self.target.settings.stride() as u64) as usize;
-        fit.max(leaf_target(self.rows))
+        let row = self.row_bytes.max(self.target.settings.stride() as u64);
+        ((self.memory / BUCKET_SHARE / row) as usize).max(leaf_target(self.rows))
+    }
+
+    /// Buckets of rows that are cut into `cells`, by input row group: of [`Frame::capacity`] rows at most, and of fewer where
+    /// these are larger than in their files.
+    pub(crate) fn buckets(&self, cells: &[&[Cell]]) -> Vec<Bucket> {
+        let all = cells.iter().copied().flatten();
+        let (rows, bytes) = all.fold((0, 0), |(r, b), cell| (r + u64::from(cell.rows), b + cell.length));
+        let leaf = leaf_target(self.rows) as u64 * bytes / rows.max(1);
+        buckets(cells, self.capacity(), (self.memory / BUCKET_SHARE).max(leaf))
     }
 
     /// What of a row group's vectors is trained on.
@@ -326,23 +337,25 @@ impl ChunkReader for Zeros {
     }
 }
 
-/// What the rows in one bucket need of others, if they were all.
-pub(crate) fn buckets(cells: &[Vec<u32>], capacity: usize) -> Vec<Bucket> {
-    let slices = cells.iter().map(Vec::len).max().unwrap_or(0);
-    let (mut out, mut open) = (Vec::new(), Bucket::default());
+/// What goes into one bucket together: slice after slice, up to so many rows and bytes.
+fn buckets(cells: &[&[Cell]], most_rows: usize, most_bytes: u64) -> Vec<Bucket> {
+    let slices = cells.iter().map(|part| part.len()).max().unwrap_or(0);
+    let (mut out, mut open, mut open_bytes) = (Vec::new(), Bucket::default(), 0);
     for slice in 0..slices {
-        let rows_of = |part: &Vec<u32>| part.get(slice).map_or(0, |rows| *rows as usize);
-        let all: usize = cells.iter().map(rows_of).sum();
-        if open.rows + all > capacity && open.rows > 0 {
-            out.push(std::mem::take(&mut open));
-        }
-        for (part, rows) in cells.iter().map(rows_of).enumerate().filter(|(_, rows)| *rows > 0) {
-            // A slice that is too large by itself is cut between row groups.
-            if open.rows + rows > capacity && open.rows > 0 {
-                out.push(std::mem::take(&mut open));
+        let of = |part: &&[Cell]| part.get(slice).map_or((0, 0), |cell| (cell.rows as usize, cell.length));
+        let all = cells.iter().map(of).fold((0, 0), |(r, b), (rows, bytes)| (r + rows, b + bytes));
+        let mut make_room = |open: &mut Bucket, open_bytes: &mut u64, (rows, bytes): (usize, u64)| {
+            if open.rows > 0 && (open.rows + rows > most_rows || *open_bytes + bytes > most_bytes) {
+                out.push(std::mem::take(open));
+                *open_bytes = 0;
             }
+        };
+        make_room(&mut open, &mut open_bytes, all);
+        for (part, own) in cells.iter().map(of).enumerate().filter(|(_, (rows, _))| *rows > 0) {
+            // A slice that is too large by itself is cut between row groups.
+            make_room(&mut open, &mut open_bytes, own);
             open.cells.push((part, slice));
-            open.rows += rows;
+            (open.rows, open_bytes) = (open.rows + own.0, open_bytes + own.1);
         }
     }
     if open.rows > 0 {

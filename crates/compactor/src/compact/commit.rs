@@ -10,7 +10,7 @@ use esker_format::keys::Made;
 use esker_format::manifest::{Deletes, Manifest, Segment};
 use esker_format::register::{Publish, Refusal};
 use esker_format::segment::deletes;
-use esker_format::{Error, Result};
+use esker_format::{Error, Result, Token};
 use esker_store::{Collection, Commit as Committed, Meter, SegmentReader};
 use futures::future::try_join_all;
 use roaring::RoaringBitmap;
@@ -43,6 +43,12 @@ type Objects = Vec<(String, Bytes)>;
 
 impl Commit<'_> {
     pub(crate) async fn run(mut self) -> Result<Round> {
+        let (token, publish, parts) = self.ready().await?;
+        self.commit(token, publish, parts).await
+    }
+
+    /// Uploads everything; what is to be published.
+    pub(super) async fn ready(&mut self) -> Result<(Token, Publish, Vec<Part>)> {
         let token = self.collection.client().seams().token();
         let base = self.base.version;
         let made = self.placed.unwrap_or(Made { base, token });
@@ -85,13 +91,13 @@ impl Commit<'_> {
             pruned: self.work.pruned,
             recent: std::mem::take(&mut self.work.recent),
         };
-        self.commit(token, publish, parts).await
+        Ok((token, publish, parts))
     }
 
     /// Commits; while others only marked rows of our inputs, takes their marks over and tries again.
-    async fn commit(
+    pub(super) async fn commit(
         mut self,
-        token: esker_format::Token,
+        token: Token,
         mut publish: Publish,
         mut parts: Vec<Part>,
     ) -> Result<Round> {
@@ -123,7 +129,14 @@ impl Commit<'_> {
     }
 
     /// Takes over the marks that other commits made since in segments that ours replaces or marks.
-    async fn carry(&mut self, newest: &Manifest, publish: &mut Publish, parts: &mut [Part]) -> Result<()> {
+    pub(super) async fn carry(
+        &mut self,
+        newest: &Manifest,
+        publish: &mut Publish,
+        parts: &mut [Part],
+    ) -> Result<()> {
+        // Anew each time: marks that were carried over before are among theirs.
+        publish.pruned = self.work.pruned;
         let (mut objects, mut carried) = (Objects::new(), RoaringBitmap::new());
         let order = self.built.as_ref().map(|b| b.order.as_slice()).unwrap_or_default();
         let mut moved: HashSet<u32> = HashSet::new();

@@ -14,7 +14,7 @@ use futures::{StreamExt, TryStreamExt, stream};
 use roaring::RoaringBitmap;
 
 use super::{Listener, Progress, Stage, blocking};
-use crate::build::{Base, BaseCodes, Spill};
+use crate::build::{Base, BaseCodes, Spill, bytes_of};
 use crate::fold::{Winners, expiries, is_expired, keep};
 use crate::marks::{self, Marks, hash_of};
 use crate::scratch::{Scratch, ScratchFile, broken};
@@ -33,19 +33,40 @@ pub(crate) struct Inputs {
     pub(crate) expired: u64,
 }
 
-/// Where rows wait until they are built.
-pub(super) enum Gathered {
-    Memory(Vec<RecordBatch>),
+/// Where rows wait until they are built: in memory while they are few.
+pub(super) enum Gathered<'a> {
+    Memory { rows: Vec<RecordBatch>, room: u64, spill: Spilled<'a> },
     Scratch(Box<Spill>),
 }
 
-impl Gathered {
+/// Begins to keep rows in scratch files.
+type Spilled<'a> = Box<dyn Fn() -> Result<Box<Spill>> + Send + Sync + 'a>;
+
+impl<'a> Gathered<'a> {
+    /// In memory while they take no more than `room` bytes there.
+    pub(super) fn new(room: u64, spill: Spilled<'a>) -> Self {
+        Gathered::Memory { rows: Vec::new(), room, spill }
+    }
+
     pub(super) fn push(&mut self, batch: RecordBatch) -> Result<()> {
         if batch.num_rows() == 0 {
             return Ok(());
         }
         match self {
-            Gathered::Memory(rows) => rows.push(batch),
+            Gathered::Memory { rows, room, .. } if bytes_of(&batch) <= *room => {
+                *room -= bytes_of(&batch);
+                rows.push(batch);
+            }
+            Gathered::Memory { rows, spill, .. } => {
+                let rows = std::mem::take(rows);
+                let all = rows.into_iter().chain([batch]);
+                let spill = blocking(|| {
+                    let mut spill = spill()?;
+                    all.into_iter().try_for_each(|batch| spill.push(&batch))?;
+                    Ok::<_, esker_format::Error>(spill)
+                });
+                *self = Gathered::Scratch(spill?);
+            }
             Gathered::Scratch(spill) => blocking(|| spill.push(&batch))?,
         }
         Ok(())
@@ -54,7 +75,7 @@ impl Gathered {
     /// Segments read at once.
     fn at_once(&self) -> usize {
         match self {
-            Gathered::Memory(_) => 8,
+            Gathered::Memory { .. } => 8,
             Gathered::Scratch(_) => 1,
         }
     }
@@ -93,7 +114,7 @@ impl Inputs {
         winners: &Winners,
         merges: &[bool],
         now_ms: i64,
-        out: &mut Gathered,
+        out: &mut Gathered<'_>,
         progress: Listener<'_>,
     ) -> Result<Self> {
         let segments = &snapshot.manifest.segments;
@@ -149,7 +170,7 @@ impl Inputs {
         winners: &Winners,
         first: usize,
         now_ms: i64,
-        out: &mut Gathered,
+        out: &mut Gathered<'_>,
     ) -> Result<Merged> {
         let (mut moved, mut dropped, mut hash) = (Vec::new(), Marks::new(), SetHash::default());
         {
@@ -187,7 +208,7 @@ impl Inputs {
         meter: &Meter,
         snapshot: &Unfolded,
         fresh: u64,
-        rows: &Gathered,
+        rows: &Gathered<'_>,
         scratch: &dyn Scratch,
     ) -> Result<Option<Base<'_>>> {
         let largest = self.merged.iter().max_by_key(|m| m.moved.len());
@@ -202,7 +223,9 @@ impl Inputs {
         let held = held.filter(|codes| reader.header().check_section(Section::Codes, codes).is_ok());
         let codes = match (held, rows) {
             (Some(codes), _) => BaseCodes::Memory(codes),
-            (None, Gathered::Memory(_)) => BaseCodes::Memory(reader.section(meter, Section::Codes).await?),
+            (None, Gathered::Memory { .. }) => {
+                BaseCodes::Memory(reader.section(meter, Section::Codes).await?)
+            }
             (None, Gathered::Scratch(_)) => {
                 BaseCodes::Scratch(codes_aside(meter, reader, scratch, CODES_AT_ONCE).await?)
             }

@@ -57,7 +57,7 @@ impl Limit {
 }
 
 /// Bytes of the rows that count.
-fn size(segment: &Segment) -> u64 {
+pub(super) fn size(segment: &Segment) -> u64 {
     (u128::from(segment.rows_size) * u128::from(segment.live()) / u128::from(segment.rows.max(1))) as u64
 }
 
@@ -167,7 +167,8 @@ impl Compactor {
         let merges = plan::merges(&manifest.segments, 0);
         let inputs = manifest.segments.iter().zip(&merges).filter(|(_, merges)| **merges);
         let inputs: Vec<Segment> = inputs.map(|(s, _)| s.clone()).collect();
-        if inputs.is_empty() {
+        // What has no live row at all is merged at once.
+        if inputs.iter().all(|s| s.live() == 0) {
             return Ok(None);
         }
         // For the next tick, should the job not get one of its own.

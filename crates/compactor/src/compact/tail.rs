@@ -60,7 +60,7 @@ impl<'a> Tail<'a> {
     }
 
     /// The second pass: rows that survive go to `out`. The sum of their hashes.
-    pub(super) async fn keep(&self, winners: &Winners, out: &mut Gathered) -> Result<SetHash> {
+    pub(super) async fn keep(&self, winners: &Winners, out: &mut Gathered<'_>) -> Result<SetHash> {
         let mut live = SetHash::default();
         let entries = self.read();
         futures::pin_mut!(entries);

@@ -426,13 +426,53 @@ async fn marks_of_a_rival_are_carried_over() {
     assert_eq!(manifest.segments[0].deletes.as_ref().unwrap().count, 2);
 }
 
+#[tokio::test(start_paused = true)]
+async fn marks_that_were_carried_over_are_not_counted_again_with_further_ones() {
+    let mut world = World::new(VectorType::F32).await;
+    let expires_at = Some(world.collection.client().seams().clock.now_ms() + 1000);
+    world.import(0, clustered(400, D as usize, 1)).await;
+    for n in 400..410 {
+        let id = format!("record-{n}");
+        world.write(&[Write::Upsert { id, vector: vec![1.0; 6], expires_at }]).await;
+    }
+    world.compact().await;
+    for n in 0..110 {
+        world.write(&[delete(n)]).await;
+    }
+    world.compact().await;
+    world.collection.client().seams().clock.sleep(Duration::from_secs(400)).await;
+    // Ours drops record-405, which expired; a rival marks it meanwhile, and another row after that was carried over.
+    let (meter, rival, own) = (Meter::new(), world.process(8).await, world.collection.clone());
+    let mut ours = ready(&meter, &own).await;
+    let (token, mut publish, mut parts) = ours.ready().await.unwrap();
+    world.write(&[delete(405)]).await;
+    fold_only(&rival).await;
+    ours.carry(&own.manifest(&meter).await.unwrap(), &mut publish, &mut parts).await.unwrap();
+    world.write(&[delete(201)]).await;
+    fold_only(&rival).await;
+    let Round::Done(report, _) = ours.commit(token, publish, parts).await.unwrap() else {
+        panic!("marks can be carried over")
+    };
+    assert_eq!((report.carried, report.merged, report.expired), (1, 1, 10));
+    (400..410).for_each(|n| drop(world.truth.remove(&format!("record-{n}"))));
+    let manifest = world.check().await;
+    assert_eq!(manifest.segments[0].deletes.as_ref().unwrap().count, 1);
+    // All that it counts is there to be merged again.
+    for n in 202..300 {
+        world.write(&[delete(n)]).await;
+    }
+    world.compact().await;
+    assert_eq!(world.compact().await.merged, 1);
+    world.check().await;
+}
+
 /// Folds a tail of deletes without merging anything.
 async fn fold_only(collection: &Arc<Collection>) {
     let meter = Meter::new();
     let snapshot = collection.unfolded(&meter, u64::MAX).await.unwrap();
     let tail = Tail::open(&meter, collection, &snapshot, u64::MAX).await.unwrap();
     let winners = fold(collection, &tail, NOW).await.unwrap();
-    let mut rows = Gathered::Memory(Vec::new());
+    let mut rows = Gathered::new(u64::MAX, Box::new(|| panic!("there is room")));
     let none = vec![false; snapshot.manifest.segments.len()];
     let inputs =
         Inputs::read(&meter, collection, &snapshot, &winners, &none, NOW, &mut rows, &|_| {}).await.unwrap();

@@ -13,7 +13,7 @@ use super::bench::{Bench, Stop};
 use super::learn;
 use super::pack::{Pack, Unpack};
 use super::sources::Sources;
-use crate::build::units::{Bucket, Cell, Frame, buckets};
+use crate::build::units::{Bucket, Cell, Frame};
 use crate::compact::blocking;
 
 /// What is known of an input row group that was cut.
@@ -227,9 +227,8 @@ type Ordered = (Vec<RecordBatch>, Vec<u32>);
 
 impl<'a> Shelf<'a> {
     fn new(frame: &'a Frame<'a>, parts: &'a [Part]) -> Self {
-        let cells: Vec<Vec<u32>> =
-            parts.iter().map(|part| part.cells.iter().map(|cell| cell.rows).collect()).collect();
-        let buckets = buckets(&cells, frame.capacity());
+        let cells: Vec<&[Cell]> = parts.iter().map(|part| part.cells.as_slice()).collect();
+        let buckets = frame.buckets(&cells);
         let sums = |rows: &mut dyn Iterator<Item = usize>| {
             let mut sum = 0;
             rows.map(|rows| (sum, sum += rows).0).collect()

@@ -19,7 +19,7 @@ use crate::fold::{expiries, is_expired};
 use crate::versions::Versions;
 
 /// Goes up when results of the same name become something else: a job of another build is given up.
-pub(super) const RESULTS: u32 = 0;
+pub(super) const RESULTS: u32 = 1;
 
 /// What a job is about: never changed once it is kept.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -46,6 +46,12 @@ impl Plan {
     /// Rows, those that expired among them.
     pub(super) fn rows(&self) -> u64 {
         self.inputs.iter().map(Segment::live).sum()
+    }
+
+    /// Bytes of a row in the files, on average.
+    pub(super) fn row_bytes(&self) -> u64 {
+        let sum = |of: fn(&Segment) -> u64| self.inputs.iter().map(of).sum::<u64>();
+        sum(|s| s.rows_size) / sum(|s| s.rows).max(1)
     }
 
     /// Whether this build may go on, and the inputs are still there.

@@ -176,14 +176,14 @@ fn check_vector(elements: usize, peak: u32, settings: &Settings) -> Result<(), F
     if half && greatest >= HALF_OVERFLOW {
         return wrong(format!("{greatest} is beyond what an f16 collection can hold (±65504)"));
     }
-    if settings.metric != Metric::Cosine && greatest > *NORMALISABLE.end() {
+    if settings.metric != Metric::Cosine && greatest > *limits::MAGNITUDES.end() {
         return wrong(format!("its greatest element, {greatest:e}, is so great that distances overflow"));
     }
     if settings.metric == Metric::Cosine {
         if greatest == 0.0 || half && greatest <= HALF_UNDERFLOW {
             return wrong("a zero vector has no direction, which cosine needs".to_owned());
         }
-        if !NORMALISABLE.contains(&greatest) {
+        if !limits::MAGNITUDES.contains(&greatest) {
             return wrong(format!(
                 "its greatest element, {greatest:e}, is out of the range that cosine can normalise"
             ));
@@ -196,8 +196,6 @@ fn check_vector(elements: usize, peak: u32, settings: &Settings) -> Result<(), F
 const HALF_OVERFLOW: f32 = 65520.0;
 /// Up to here rounding to f16 gives zero: half of the least subnormal, 2^-25.
 const HALF_UNDERFLOW: f32 = 1.0 / (1u32 << 25) as f32;
-/// Greatest elements whose sum of squares, over 8192 of them, neither overflows nor vanishes in 32 bits.
-const NORMALISABLE: std::ops::RangeInclusive<f32> = 1e-18..=1e17;
 
 struct Check<'k, 'a> {
     op: Op,

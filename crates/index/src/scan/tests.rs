@@ -33,6 +33,17 @@ fn errors(segment: &Segment, queries: &[f32]) -> Errors {
 }
 
 #[test]
+fn tables_of_next_to_nothing_are_finite() {
+    for tiny in [1e-45f32, 1e-40, 1e-38, 1e-36, 1e-30] {
+        let mut rotated = vec![0.0; 64];
+        (rotated[0], rotated[7]) = (tiny, -tiny);
+        let tables = tables(&rotated, 1.0);
+        assert!(tables.step.is_finite() && tables.bias.is_finite() && tables.step > 0.0, "{tiny:e}");
+        assert!(tables.bias.abs() <= 3.0 * tiny, "{tiny:e}: {}", tables.bias);
+    }
+}
+
+#[test]
 fn estimates_are_unbiased_and_within_their_error() {
     for (d, offset) in [(384, 0.0), (100, 0.0), (64, 3.0), (24, 0.0)] {
         let all = mixture(7, 2_020, d, 16, offset);

@@ -1,6 +1,6 @@
 //! Exact vectors and payload of the rows that are worth it, and their distances: the last wave of a cold search.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::ops::Range;
 
 use esker_format::Result;
@@ -93,7 +93,8 @@ impl Reader {
             let (segment, wanted) = (&part.segment, &*wanted);
             async move {
                 let ordinals = wanted.ordinals(number);
-                let blocks: Vec<u32> = ordinals.iter().map(|o| segment.header.payload_block_of(*o)).collect();
+                let blocks: HashSet<u32> =
+                    ordinals.iter().map(|o| segment.header.payload_block_of(*o)).collect();
                 let places: Places = places.iter().filter(|(b, _)| blocks.contains(b)).cloned().collect();
                 let payload =
                     segment.read_payload_at(client, &payload_meter, &scene.view.schema, &places, shape);

@@ -67,10 +67,21 @@ impl Reader {
         scene.payload = !include.is_bare();
         // None depends on another, though not all are under way at once.
         let meters: Vec<Meter> = asked.iter().map(|_| meter.fork()).collect();
+        let (seen, many) = (&scene, asked.len() > 1);
         let searches: Vec<BoxFuture<'_, Result<Found>>> = asked
             .iter()
             .zip(&meters)
-            .map(|(asked, meter)| self.nearest(meter, &scene, asked).boxed())
+            .map(|(asked, meter)| {
+                let search = async move {
+                    let found = self.nearest(meter, seen, asked).await;
+                    if many {
+                        // Those in memory wait for nothing: others get their turn, and the deadline its say.
+                        tokio::task::yield_now().await;
+                    }
+                    found
+                };
+                search.boxed()
+            })
             .collect();
         let found: Vec<Found> = stream::iter(searches).buffered(AT_ONCE).try_collect().await?;
         let mut results = Vec::with_capacity(found.len());

@@ -155,7 +155,8 @@ fn fit(column: &Column, kind: Kind, value: &ScalarValue) -> Result<Fit> {
                 let message = format!("{v} cannot be compared with column {}", ident(&column.name));
                 Err(Error::invalid(column.name.clone(), message))
             }
-            Some(Number::Real(v)) if kind == Kind::Float => same(ScalarValue::from(v)),
+            // As columns have it: no −0.
+            Some(Number::Real(v)) if kind == Kind::Float => same(ScalarValue::from(v + 0.0)),
             Some(Number::Real(v)) if v.fract() == 0.0 && (-BEYOND..BEYOND).contains(&v) => {
                 same(ScalarValue::from(v as i64))
             }

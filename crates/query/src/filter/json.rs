@@ -3,7 +3,7 @@
 use datafusion::common::Column;
 use datafusion::functions_nested::expr_fn::array_has;
 use datafusion::logical_expr::{Expr, Operator, binary_expr, lit};
-use esker_format::{Error, Result};
+use esker_format::{Error, Result, limits};
 use serde_json::{Map, Value};
 
 use super::guard;
@@ -31,19 +31,20 @@ impl Reader {
         let Value::Object(members) = value else {
             return Err(wrong(path, format!("a filter is an object, not {}", shown(value))));
         };
+        self.terms += usize::from(members.is_empty());
         self.deeper(path, |reader| {
             let parts = members
                 .iter()
                 .map(|(key, value)| reader.member(&format!("{path}.{key}"), key, value))
                 .collect::<Result<Vec<_>>>()?;
-            Ok(all(parts))
+            Ok(reader.all(parts))
         })
     }
 
     fn member(&mut self, path: &str, key: &str, value: &Value) -> Result<Expr> {
         match key {
-            "$and" => Ok(all(self.list(path, value)?)),
-            "$or" => Ok(any(self.list(path, value)?)),
+            "$and" => self.list(path, value).map(|parts| self.all(parts)),
+            "$or" => self.list(path, value).map(|parts| self.joined(parts, Expr::or, false)),
             "$not" => Ok(!self.object(path, value)?),
             key if key.starts_with('$') => Err(unknown(path, key, ["$and", "$or", "$not"])
                 .with_hint("a column's operators go inside its object: {\"column\": {\"$eq\": 1}}")),
@@ -55,6 +56,7 @@ impl Reader {
         let Value::Array(items) = value else {
             return Err(wrong(path, format!("needs a list of filters, not {}", shown(value))));
         };
+        self.terms += usize::from(items.is_empty());
         items.iter().enumerate().map(|(i, item)| self.object(&format!("{path}[{i}]"), item)).collect()
     }
 
@@ -81,7 +83,7 @@ impl Reader {
                     }
                 })
                 .collect::<Result<Vec<_>>>()?;
-            Ok(all(parts))
+            Ok(reader.all(parts))
         })
     }
 
@@ -114,6 +116,16 @@ impl Reader {
         }
     }
 
+    /// The parts as one expression. It is as deep as they are many, so none is made of more than will be let pass.
+    fn joined(&self, parts: Vec<Expr>, join: fn(Expr, Expr) -> Expr, of_none: bool) -> Expr {
+        let joined = if self.terms > limits::FILTER_TERMS { None } else { parts.into_iter().reduce(join) };
+        joined.unwrap_or_else(|| lit(of_none))
+    }
+
+    fn all(&self, parts: Vec<Expr>) -> Expr {
+        self.joined(parts, Expr::and, true)
+    }
+
     fn deeper<T>(&mut self, path: &str, inner: impl FnOnce(&mut Self) -> Result<T>) -> Result<T> {
         if self.depth == guard::NESTING {
             return Err(wrong(path, format!("is nested more than {} levels deep", guard::NESTING)));
@@ -123,14 +135,6 @@ impl Reader {
         self.depth -= 1;
         read
     }
-}
-
-fn all(parts: Vec<Expr>) -> Expr {
-    parts.into_iter().reduce(Expr::and).unwrap_or_else(|| lit(true))
-}
-
-fn any(parts: Vec<Expr>) -> Expr {
-    parts.into_iter().reduce(Expr::or).unwrap_or_else(|| lit(false))
 }
 
 fn scalar(path: &str, value: &Value) -> Result<Expr> {

@@ -6,10 +6,16 @@ use datafusion::common::utils::datafusion_strsim::levenshtein;
 pub(crate) fn hint<'a>(what: &str, name: &str, known: impl IntoIterator<Item = &'a str>) -> Option<String> {
     let known: Vec<&str> = known.into_iter().collect();
     let lower = name.to_lowercase();
+    let length = lower.chars().count();
     let nearest = known
         .iter()
-        .map(|k| (levenshtein(&lower, &k.to_lowercase()), *k))
-        .filter(|(distance, k)| *distance <= k.chars().count().min(name.chars().count()).div_ceil(3))
+        .filter_map(|k| {
+            let (known, own) = (k.to_lowercase(), k.chars().count());
+            let most = own.min(length).div_ceil(3);
+            // So far apart by their lengths alone, and a name may be as long as a request.
+            let near = known.chars().count().abs_diff(length) <= most;
+            near.then(|| (levenshtein(&lower, &known), *k)).filter(|(distance, _)| *distance <= most)
+        })
         .min();
     if let Some((_, k)) = nearest {
         return Some(format!("did you mean `{k}`?"));

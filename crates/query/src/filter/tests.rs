@@ -381,6 +381,43 @@ fn refusals_name_what_is_wrong() {
 }
 
 #[test]
+fn zeros_of_either_sign_are_one() {
+    let data = batch(&[row("a", 1, 0.0, false, &[]), row("b", 1, -0.0, false, &[])]);
+    for (text, expected) in [
+        ("rating = -0.0", vec![0, 1]),
+        ("rating <= -0.0", vec![0, 1]),
+        ("rating >= -0.0", vec![0, 1]),
+        ("rating > -0.0", vec![]),
+        ("rating IN (-0.0, 7)", vec![0, 1]),
+        ("rating BETWEEN 0.0 AND -0.0", vec![0, 1]),
+    ] {
+        assert_eq!(rows(&sql(text), &data), expected, "{text}");
+    }
+    let json = Filter::json(&json!({"rating": {"$lte": -0.0}})).unwrap();
+    assert_eq!(rows(&json.resolve(&settings(), &schema()).unwrap(), &data), [0, 1]);
+}
+
+#[test]
+fn long_json_filters_are_refused_before_they_are_a_deep_tree() {
+    for item in [json!({}), json!({"$or": []}), json!({"$and": []}), json!({"year": 1})] {
+        for items in [257, 4_000, 300_000] {
+            let filter = json!({"$or": vec![item.clone(); items]});
+            let e = Filter::json(&filter).unwrap_err();
+            assert_eq!((e.kind(), e.field()), (esker_format::Kind::Invalid, Some("filter")), "{e}");
+        }
+        Filter::json(&json!({"$or": vec![item; 256]})).unwrap();
+    }
+}
+
+#[test]
+fn of_names_that_are_far_too_long_none_is_suggested() {
+    let known = ["section", "year"];
+    assert_eq!(suggest::hint("columns", "sektion", known).unwrap(), "did you mean `section`?");
+    let listed = suggest::hint("columns", &"s".repeat(1 << 24), known).unwrap();
+    assert_eq!(listed, "columns: section, year");
+}
+
+#[test]
 fn json_refusals_name_the_place() {
     let mut deep = json!({"year": 1});
     for _ in 0..100 {

@@ -144,7 +144,7 @@ impl Estimates {
             return self.found;
         };
         let near: Vec<Candidate> =
-            self.found.iter().filter(sure).filter(|c| c.estimate - SLACK * c.err < reach).copied().collect();
+            self.found.iter().filter(sure).filter(|c| c.estimate - SLACK * c.err <= reach).copied().collect();
         let bound = kth_of(&near, self.k);
         let mut chances: Vec<f64> = near.iter().map(|c| chance(c, bound)).collect();
         chances.sort_unstable_by(|a, b| b.total_cmp(a));

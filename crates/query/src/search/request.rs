@@ -162,8 +162,18 @@ pub(crate) fn check_vector(field: &str, vector: &[f32], settings: &Settings) -> 
     if let Some(at) = vector.iter().position(|x| !x.is_finite()) {
         return Err(Error::invalid(field, format!("element {at} is {}, not a finite number", vector[at])));
     }
-    if settings.metric == Metric::Cosine && vector.iter().all(|x| *x == 0.0) {
+    let greatest = vector.iter().fold(0f32, |most, x| most.max(x.abs()));
+    let cosine = settings.metric == Metric::Cosine;
+    if cosine && greatest == 0.0 {
         return Err(Error::invalid(field, "a zero vector has no direction, which cosine distance compares"));
+    }
+    // As rows are held to: beyond, distances are infinite, or none can be told from another.
+    let wrong = |why| Err(Error::invalid(field, format!("its greatest element, {greatest:e}, is {why}")));
+    if greatest > *limits::MAGNITUDES.end() {
+        return wrong("so great that distances overflow");
+    }
+    if cosine && greatest < *limits::MAGNITUDES.start() {
+        return wrong("too small for cosine to normalise");
     }
     Ok(())
 }

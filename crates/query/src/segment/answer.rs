@@ -10,6 +10,7 @@ use esker_format::schema::Schema;
 use esker_format::segment::attributes::{Directory, Literal, Plan, Predicate};
 use esker_format::{CollectionId, Error, Result};
 use esker_store::{Client, Meter};
+use futures::{StreamExt, stream};
 use roaring::RoaringBitmap;
 
 use super::ids::Hashed;
@@ -17,6 +18,8 @@ use super::{Rows, Segment};
 use crate::filter::{Part, Resolved};
 use crate::ranges::{Pieces, Shape, Thrift};
 
+/// Row groups whose columns are read at once: as many requests as a wave has.
+const COLUMNS_AT_ONCE: usize = 64;
 /// Requests for attributes.
 const ATTRIBUTES: Thrift = Thrift { requests: 16, waste: 512 << 10 };
 
@@ -206,8 +209,11 @@ impl Segment {
             let names = &names;
             async move { self.read_columns(client, &meter, group, names).await }
         });
-        for (group, batch) in futures::future::try_join_all(reads).await?.into_iter().enumerate() {
-            let first = self.header.rows().group_rows(group).start;
+        // As they come: of all row groups at once the columns would take too much memory.
+        let reads = stream::iter(reads).buffered(COLUMNS_AT_ONCE).enumerate();
+        futures::pin_mut!(reads);
+        while let Some((group, batch)) = reads.next().await {
+            let (first, batch) = (self.header.rows().group_rows(group).start, batch?);
             for (part, rows) in parts().zip(&mut by_term) {
                 if let (Some(part), Some(rows)) = (part, rows) {
                     insert(rows, first, &part.mask(&batch)?);

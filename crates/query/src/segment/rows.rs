@@ -194,7 +194,12 @@ impl Segment {
         missing.sort_unstable_by_key(|r| r.start);
         missing.dedup();
         let take = |pieces: &Pieces| {
-            missing.iter().map(|page| Ok((page.start, pieces.bytes(page)?))).collect::<Result<Vec<_>>>()
+            let page = |page: &Range<u64>| {
+                let bytes = pieces.bytes(page)?;
+                self.header.check_payload_sizes(&bytes)?;
+                Ok((page.start, bytes))
+            };
+            missing.iter().map(page).collect::<Result<Vec<_>>>()
         };
         let read = self.index.read(client, meter, &missing, Shape::Few(SIZE_PAGES), take).await?;
         self.sizes().extend(read);

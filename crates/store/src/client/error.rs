@@ -18,7 +18,9 @@ impl Failure {
     /// Whether the same request may succeed if sent again.
     pub(super) fn is_transient(&self) -> bool {
         match self {
-            Failure::Store(e @ object_store::Error::Generic { .. }) => !past_end(e) && !no_bucket(e),
+            Failure::Store(e @ object_store::Error::Generic { .. }) => {
+                !past_end(e) && !no_bucket(e) && !other_parts(e)
+            }
             Failure::Store(object_store::Error::JoinError { .. }) => true,
             _ => false,
         }
@@ -77,6 +79,11 @@ fn no_bucket(e: &object_store::Error) -> bool {
     chain(e).any(|e| e.to_string().contains("<Code>NoSuchBucket</Code>"))
 }
 
+/// An upload has other parts than are named: another sent one anew, where ETags tell equal bytes apart (SSE-KMS).
+fn other_parts(e: &object_store::Error) -> bool {
+    chain(e).any(|e| e.to_string().contains("<Code>InvalidPart</Code>"))
+}
+
 fn chain(e: &object_store::Error) -> impl Iterator<Item = &dyn std::error::Error> {
     let mut next: Option<&dyn std::error::Error> = Some(e);
     std::iter::from_fn(move || {
@@ -129,6 +136,8 @@ pub(super) fn failed(method: &str, key: &str, failure: Failure) -> Error {
         // Not `NotFound`, which is about one object: nothing can be read or written.
         e if no_bucket(e) => (Kind::Unavailable, Some("create the bucket, or check the store's URL")),
         E::NotFound { .. } => (Kind::NotFound, None),
+        // As an upload that is gone: it cannot be completed by who asks.
+        e if other_parts(e) => (Kind::NotFound, None),
         E::AlreadyExists { .. } | E::Precondition { .. } => (Kind::Conflict, None),
         E::PermissionDenied { .. } => {
             (Kind::Unavailable, Some("check what these credentials may do in the store"))

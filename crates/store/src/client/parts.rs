@@ -58,7 +58,7 @@ impl Client {
     /// Makes the object of `length` bytes of all parts, in order. Done twice, it is done.
     ///
     /// # Errors
-    /// Those of the store.
+    /// NotFound if the upload is over or a part was sent anew since; those of the store.
     pub async fn complete_parts(
         &self,
         meter: &Meter,

@@ -391,7 +391,7 @@ impl Header {
         }
         let mut sizes = Vec::new();
         for page in bytes.chunks(PAGE as usize) {
-            let body = checked(&self.object, "a page of payload sizes", page)?;
+            let body = self.check_payload_sizes(page)?;
             sizes.extend(Take::new(&self.object, "payload sizes", body).many(
                 body.len() / 4,
                 4,
@@ -411,6 +411,11 @@ impl Header {
             at += size;
         }
         Ok(out)
+    }
+
+    /// What a page of payload sizes says, without its checksum.
+    pub fn check_payload_sizes<'p>(&self, page: &'p [u8]) -> Result<&'p [u8]> {
+        checked(&self.object, "a page of payload sizes", page)
     }
 
     /// Numbers of the payload blocks of a leaf's own rows.

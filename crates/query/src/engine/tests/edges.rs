@@ -22,6 +22,8 @@ async fn bad_requests_name_their_field() {
         (Search { vectors: vec![vec![1.0; 9]], ..good.clone() }, "vector"),
         (Search { vectors: vec![vec![0.0; 8]], ..good.clone() }, "vector"),
         (Search { vectors: vec![vec![1.0; 8], vec![f32::NAN; 8]], ..good.clone() }, "vectors[1]"),
+        (Search { vectors: vec![vec![1e18; 8]], ..good.clone() }, "vector"),
+        (Search { vectors: vec![vec![1e-19; 8]], ..good.clone() }, "vector"),
         (Search { min_recall: 0.0, ..good.clone() }, "min_recall"),
         (Search { max_distance: Some(f32::NAN), ..good.clone() }, "max_distance"),
         (Search { include: Some(vec!["nmber".into()]), ..good.clone() }, "include"),
@@ -34,6 +36,23 @@ async fn bad_requests_name_their_field() {
     let near = Search { max_distance: Some(0.05), include: Some(vec!["number".into()]), ..good };
     let reply = reader.search(&Meter::new(), &near).await.unwrap();
     assert!(reply.results[0].iter().all(|h| h.distance <= 0.05 && h.metadata.len() == 1));
+}
+
+/// Of a query that is next to nothing, too, codes say which rows are nearest.
+#[tokio::test]
+async fn tiny_queries_are_answered() {
+    for metric in [Metric::L2, Metric::Dot] {
+        let world = World::compacted(300, 8, metric, VectorType::F32).await;
+        let reader = world.probing().await;
+        for tiny in [0.0, 1e-45, 1e-40, 1e-30] {
+            let mut vector = vec![0.0; 8];
+            vector[0] = tiny;
+            let reply = reader.search(&Meter::new(), &Search::new(vector.clone(), 10)).await.unwrap();
+            assert_eq!(reply.results[0].len(), 10, "{metric:?} {tiny:e}");
+            let e = Search::new(vec![1e18; 8], 10);
+            assert_eq!(reader.search(&Meter::new(), &e).await.unwrap_err().field(), Some("vector"));
+        }
+    }
 }
 
 /// Flips a bit of every byte range that a cold search reads of the segment's files: the answer is the true one or a

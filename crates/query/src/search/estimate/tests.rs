@@ -46,6 +46,17 @@ fn sure_rows_come_before_suspects_and_the_likeliest_first() {
 }
 
 #[test]
+fn rows_as_far_as_each_other_are_among_the_candidates() {
+    // Codes without an error, as of one dimension.
+    let mut all = estimates(120, 50, 0.0);
+    all.found.iter_mut().for_each(|c| {
+        c.suspect = false;
+        c.estimate = if c.ordinal < 20 { 0.0 } else { 25.0 };
+    });
+    assert!(all.cut(50, 0.995, 100, 250).len() >= 100);
+}
+
+#[test]
 fn suspects_take_no_place_of_sure_rows() {
     let all = estimates(400, 10, 1.0).cut(10, 0.999, 20, 50);
     let sure: Vec<u32> = all.iter().filter(|c| !c.suspect).map(|c| c.ordinal).collect();
