@@ -2,8 +2,8 @@
 """Recall and speed of warm searches, Esker beside the others: curves.py SET [options]
 
 SET is a folder in the layout of deb63k. Each engine is built and searched in a process of its own, one after another; one
-caller thread. Esker is searched again after each of the others. Times are of one query after another; engines that take many queries in one call are timed that way too, one
-thread, so that Python costs nothing. Writes benches/results/curves-SET.json.
+caller thread. Esker is searched again after each of the others. Times are of one query after another; engines that take many
+queries in one call are timed that way too, one thread, so that Python costs nothing. Writes benches/results/curves-SET.json.
 """
 
 import argparse
@@ -126,22 +126,28 @@ def main():
 
     result = {"set": truth.name, "rows": truth.rows, "dimension": truth.dimension, "k": K}
     result |= {"machine": machine(), "queries": len(truth.queries), "rounds": args.rounds}
+    names = list(filter(None, args.others.split(",")))
+    if unknown := [name for name in names if name not in ENGINES]:
+        parser.error(f"no engine is called {unknown[0]}: there are {', '.join(ENGINES)}")
     others, out = [], args.out or RESULTS / f"curves-{truth.name}.json"
+
+    def turn():
+        esker.turn()
+        for engine in (esker.result(), *others[-1:]):
+            for row in engine["curve"]:
+                say(f"  {row['setting']}: recall {row['recall']:.4f}, {row.get('batch_qps', row['qps']):,.0f}/s")
+        # Hours may lie between two engines: what is measured is kept.
+        result["engines"] = [esker.result(), *others]
+        save(out, result)
+
     with tempfile.TemporaryDirectory() as scratch:
         say(f"{truth.name}: esker")
         esker = Turns(args.esker, truth, args.store or Path(scratch) / "store", args.vector_type, args.memory)
-        esker.turn()
-        for name in filter(None, args.others.split(",")):
-            assert name in ENGINES, name
+        turn()
+        for name in names:
             say(f"{truth.name}: {name}")
             others.append(other(name, args))
-            esker.turn()
-            for engine in (esker.result(), others[-1]):
-                for row in engine["curve"]:
-                    say(f"  {row['setting']}: recall {row['recall']:.4f}, {row.get('batch_qps', row['qps']):,.0f}/s")
-            # Hours may lie between two engines: what is measured is kept.
-            result["engines"] = [esker.result(), *others]
-            save(out, result)
+            turn()
 
 
 if __name__ == "__main__":

@@ -44,9 +44,10 @@ def beside(result):
             ]
         )
     head = ["", "index", "built in", "bytes", *(f"recall ≥ {r}" for r in RECALLS)]
+    turns = max(len(row.get("turns_qps", [])) for engine in result["engines"] for row in engine["curve"])
     text = (
         f"{result['rows']:,} rows × {result['dimension']}, {result['queries']:,} queries, k = {result['k']}, medians of "
-        f"{result['rounds']} rounds. {machine_text(result)}"
+        f"{result['rounds']} rounds{f', of Esker {turns} turns between the others' if turns else ''}. {machine_text(result)}"
     )
     return "\n\n".join(
         [f"**{result['set']}.** {text}", table(head, rows), f"![Recall and speed](plots/curves-{result['set']}.svg)"]
@@ -73,6 +74,22 @@ def cold(result):
         f"{machine_text(result)}"
     )
     return "\n\n".join([text, table(head, rows), f"![Time against rounds](plots/cold-{result['set']}.svg)"])
+
+
+def machines(sets):
+    """Which sets were measured on which machine."""
+    by = {}
+    for r in sets:
+        m = r["machine"]
+        by.setdefault(f"{m['cores']} cores of {m['cpu']}, {m['memory_gib']} GiB", []).append(r)
+    lines = []
+    for machine, own in by.items():
+        loads = [r["machine"][key] for r in own for key in ("load_average", "load_average_after")]
+        dates = sorted({r["machine"]["date"] for r in own})
+        when = " to ".join(dict.fromkeys((dates[0], dates[-1])))
+        names = ", ".join(r["set"] for r in own)
+        lines.append(f"{machine}, load average {min(loads):.1f} to {max(loads):.1f}, {when}: {names}.")
+    return " ".join(lines)
 
 
 def builds(sets):
@@ -205,7 +222,7 @@ def measured(folder):
     if sets:
         page.append("### Generated sets")
         warm = [r for r in sets if r["warm"]]
-        page.append(f"{len(warm[0]['warm'])} recalls asked for. {machine_text(sets[-1])}")
+        page.append(f"{len(warm[0]['warm'])} recalls asked for. {machines(sets)}")
         text = (
             "Cold, over a directory: what each search asks of the store. Means; in brackets the most waves, and the requests and "
             "bytes that 95 of 100 stay within."
@@ -227,8 +244,8 @@ def glance(folder):
     single = lambda row: row["qps"]
     for result in read(folder, "curves-*.json"):
         engines = {NAMES[e["engine"]]: fastest(e, 0.98, single) for e in result["engines"]}
-        ours = engines.pop(NAMES["esker"])
-        others = ", ".join(f"{name} {rate(row['qps'])}/s" for name, row in engines.items() if row)
+        ours = engines.pop(NAMES["esker"], None)
+        others = ", ".join(f"{name} {rate(row['qps']) + '/s' if row else 'does not reach it'}" for name, row in engines.items())
         if ours:
             about = f"{result['set']}, {result['rows']:,} × {result['dimension']}, on {result['machine']['cpu']}"
             what = f"warm search, one query after another, recall@10 ≥ 0.98 ({about})"

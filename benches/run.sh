@@ -2,7 +2,8 @@
 # All measurements beside other engines, one command: benches/run.sh DEB63K WORK [PART...]
 #
 # DEB63K  the folder with base.parquet, queries.parquet and ground_truth.json
-# WORK    a folder for the generated sets and their stores, which are kept: 7 GB free for each set of a million rows
+# WORK    a folder for the generated sets, which are kept, and their stores, which are not: 7 GB free for each set of a million
+#         rows; `peers` keeps its own in TMPDIR, 8 GB
 # PART    deb63k    import, filters, cold, and LanceDB in turns
 #         http      what HTTP adds
 #         storage   bytes of the compacted deb63k beside its JSON
@@ -18,8 +19,9 @@
 #
 # SETS (easy-100k easy-1m hard-1m clustered-1m) names the generated sets, KIND-ROWS or KIND-ROWS-DIMENSIONS (768); of them, GRID
 # (easy-1m) those whose filter grid is measured, FOUR (easy-1m) those that are measured in four segments, too; PEERS (easy-100k)
-# the sets of the part of that name; SCALE (easy-100k-128 easy-1m-128 easy-3m-128) those of the part `scale`. ESKER and
-# S3_SERVER name the programs; else they are built.
+# the sets of the part of that name; SCALE (easy-100k-128 easy-1m-128 easy-3m-128) those of the part `scale`; TAIL (easy-1m) that
+# of `tail`. PEERS_OPTIONS and TAIL_OPTIONS are given to benches/curves.py and benches/tail.py: results of a million rows were
+# made with `--queries 500 --rounds 2` and `--rounds 3`. ESKER and S3_SERVER name the programs; else they are built.
 set -euo pipefail
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 deb63k=$(cd "${1:?usage: benches/run.sh DEB63K WORK [PART...]}" && pwd)
@@ -77,11 +79,14 @@ for part in $parts; do
     http) "$python" benches/over_http.py "$deb63k" --esker "$ESKER" ;;
     storage | churn | cold | curves) "$python" "benches/$part.py" "$deb63k" ;;
     sets) measure_sets "${SETS:-easy-100k easy-1m hard-1m clustered-1m}" "${GRID:-easy-1m}" "${FOUR:-easy-1m}" ;;
-    tail) "$python" benches/tail.py "$(generated "${TAIL:-easy-1m}")" ;;
+    # Options are words.
+    # shellcheck disable=SC2086
+    tail) "$python" benches/tail.py "$(generated "${TAIL:-easy-1m}")" ${TAIL_OPTIONS:-} ;;
     scale) measure_sets "${SCALE:-easy-100k-128 easy-1m-128 easy-3m-128}" "" ;;
     peers)
       for set in ${PEERS:-easy-100k}; do
-        "$python" benches/curves.py "$(generated "$set")"
+        # shellcheck disable=SC2086
+        "$python" benches/curves.py "$(generated "$set")" ${PEERS_OPTIONS:-}
       done
       ;;
     tables) ;;

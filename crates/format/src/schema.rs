@@ -124,6 +124,23 @@ impl Settings {
         ))
     }
 
+    /// Refuses a vector whose greatest element, of either sign, is `greatest`, where distances to it overflow or none can be
+    /// told from another; says why.
+    pub fn check_greatest(&self, greatest: f32) -> Result<(), String> {
+        let cosine = self.metric == Metric::Cosine;
+        if cosine && greatest == 0.0 {
+            return Err("a zero vector has no direction, which cosine needs".to_owned());
+        }
+        let wrong = |why| Err(format!("its greatest element, {greatest:e}, is {why}"));
+        if greatest > *limits::MAGNITUDES.end() {
+            return wrong("so great that distances overflow");
+        }
+        if cosine && greatest < *limits::MAGNITUDES.start() {
+            return wrong("too small for cosine to normalise");
+        }
+        Ok(())
+    }
+
     /// Bytes of one stored vector.
     pub fn stride(&self) -> usize {
         self.dimension as usize * self.vector_type.width()

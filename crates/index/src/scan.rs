@@ -239,15 +239,15 @@ fn fill(terms: &mut LaneTerms, own: u32, term: &LeafTerm) {
 }
 
 /// Least sums that are told apart.
-const LEAST: f32 = 1e-36;
+const LEAST: f32 = 1e-37;
 /// From here to twice this, floats are the integers.
 const INTEGERS: f32 = 8_388_608.0;
 
 /// Quantises the sixteen signed sums of each four rotated coordinates to six bits, with one step for all tables.
 fn tables(rotated: &[f32], scale: f32) -> Tables {
     let widest = rotated.chunks_exact(4).map(reach).fold(0.0, f32::max);
-    // Of sums so small that their inverse overflows, all are zero.
-    let step = if widest >= LEAST { 2.0 * widest / f32::from(MOST) } else { 1.0 };
+    // Never so small that its inverse overflows.
+    let step = 2.0 * widest.max(LEAST) / f32::from(MOST);
     let count = rotated.len() / 4;
     let inverse = 1.0 / step;
     let mut entries = vec![0u8; 16 * count];

@@ -10,19 +10,23 @@ use crate::parallel;
 
 /// Which rows go together: buckets of neighbouring leaves.
 struct Buckets {
-    /// Most rows of a bucket.
+    /// Most rows of a bucket …
     capacity: usize,
+    /// … and the bytes that it is full with.
+    most_bytes: u64,
     /// Bucket that takes the next row of each leaf.
     of_leaf: Vec<u32>,
     /// First leaf of each bucket.
     first_leaf: Vec<u32>,
     /// Number of rows of each.
     rows: Vec<usize>,
+    /// Bytes that these take.
+    bytes: Vec<u64>,
 }
 
 impl Buckets {
     /// Buckets that are three quarters full if the leaves get the rows that they expect.
-    fn new(leaves: usize, expected: &[u64], capacity: usize) -> Self {
+    fn new(leaves: usize, expected: &[u64], capacity: usize, most_bytes: u64) -> Self {
         let (mut of_leaf, mut first_leaf, mut room) = (Vec::with_capacity(leaves), Vec::new(), 0);
         for leaf in 0..leaves {
             let expected = expected.get(leaf).map_or(0, |rows| *rows as usize);
@@ -33,18 +37,19 @@ impl Buckets {
             of_leaf.push(first_leaf.len() as u32 - 1);
             room = room.saturating_sub(expected);
         }
-        let rows = vec![0; first_leaf.len()];
-        Buckets { capacity, of_leaf, first_leaf, rows }
+        let (rows, bytes) = (vec![0; first_leaf.len()], vec![0; first_leaf.len()]);
+        Buckets { capacity, most_bytes, of_leaf, first_leaf, rows, bytes }
     }
 
     /// The bucket of the next row of a leaf. Behind a full bucket another is opened for its leaves.
     fn place(&mut self, leaf: u32) -> u32 {
         let full = self.of_leaf[leaf as usize];
-        if self.rows[full as usize] == self.capacity {
+        if self.rows[full as usize] == self.capacity || self.bytes[full as usize] >= self.most_bytes {
             let first = self.first_leaf[full as usize];
             let more = self.rows.len() as u32;
             self.first_leaf.push(first);
             self.rows.push(0);
+            self.bytes.push(0);
             let same = self.of_leaf[first as usize..].iter_mut().take_while(|bucket| **bucket == full);
             same.for_each(|bucket| *bucket = more);
         }
@@ -91,7 +96,10 @@ impl Large<'_> {
     ) -> Result<Vec<Part>> {
         let (settings, rows) = (self.target.settings, spill.rows() as usize);
         let capacity = (self.memory / BUCKET_SHARE / spill.row_bytes()) as usize;
-        let mut buckets = Buckets::new(leaves.0, leaves.1, capacity.max(leaf_target(spill.rows())));
+        let capacity = capacity.max(leaf_target(spill.rows()));
+        // Rows are not all as large as they are on average, and large ones may be neighbours.
+        let most_bytes = capacity as u64 * spill.row_bytes();
+        let mut buckets = Buckets::new(leaves.0, leaves.1, capacity, most_bytes);
         let (mut assignment, mut of_row) = (Vec::with_capacity(rows), Vec::with_capacity(rows));
         let mut parts = Parts::new(self.scratch)?;
         let batches = spill.read().map(|batch| {
@@ -103,7 +111,7 @@ impl Large<'_> {
             let first = of_row.len();
             of_row.extend(found.iter().map(|leaf| buckets.place(*leaf)));
             assignment.extend(found);
-            parts.push(&batch, &of_row[first..])
+            parts.push(&batch, &of_row[first..], |bucket, bytes| buckets.bytes[bucket] += bytes)
         })?;
         let mut inputs = buckets.inputs(&of_row);
         let mut blocks: Vec<Option<Blocks>> = parts.finish().into_iter().map(Some).collect();
@@ -115,5 +123,23 @@ impl Large<'_> {
             (!inputs.is_empty()).then_some(Part { inputs, first, leaves, blocks })
         });
         Ok(in_order.collect())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_bucket_is_full_by_its_rows_or_by_what_they_take() {
+        let mut buckets = Buckets::new(3, &[20, 20, 60], 80, 1000);
+        assert_eq!(buckets.of_leaf, [0, 0, 1]);
+        assert_eq!((buckets.place(0), buckets.place(1)), (0, 0));
+        buckets.bytes[0] += 1000;
+        // Another for the same leaves, before that of the next ones.
+        assert_eq!((buckets.place(1), buckets.place(0), buckets.place(2)), (2, 2, 1));
+        assert_eq!(buckets.in_order(), [0, 2, 1]);
+        (1..80).for_each(|_| assert_eq!(buckets.place(2), 1));
+        assert_eq!(buckets.place(2), 3);
     }
 }

@@ -36,8 +36,8 @@ use super::{Blob, BuildOptions, Ids, Made, StopWatch, Target, metric};
 use crate::parallel::{self, Task};
 use crate::scratch::{Chunks, Scratch, ScratchFile, Spooling, broken, copy, range};
 
-/// The rows of a bucket take at most this share of the memory: they are held three times as it is put in order, while the
-/// one before is written.
+/// The rows of a bucket take about this share of the memory at most, and those of one block more: they are held three times
+/// as it is put in order, while the one before is written.
 pub(super) const BUCKET_SHARE: u64 = 16;
 /// Rows encoded as one task: whole groups.
 pub(super) const ENCODE_ROWS: usize = 32 * GROUP;

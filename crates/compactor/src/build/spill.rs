@@ -222,8 +222,13 @@ impl Parts {
         Ok(Parts { file: Blocks::new(scratch)?, parts: Vec::new() })
     }
 
-    /// Adds rows, and says to which part each goes.
-    pub(super) fn push(&mut self, batch: &RecordBatch, part_of: &[u32]) -> Result<()> {
+    /// Adds rows of which one says to which part each goes. `heard` hears what they take in each part.
+    pub(super) fn push(
+        &mut self,
+        batch: &RecordBatch,
+        part_of: &[u32],
+        mut heard: impl FnMut(usize, u64),
+    ) -> Result<()> {
         let most = part_of.iter().max().map_or(0, |part| *part as usize + 1);
         let mut rows: Vec<Vec<u32>> = vec![Vec::new(); most];
         for (row, part) in (0u32..).zip(part_of) {
@@ -232,9 +237,12 @@ impl Parts {
         while self.parts.len() < most {
             self.parts.push(self.file.beside());
         }
-        for (rows, out) in rows.into_iter().zip(&mut self.parts).filter(|(rows, _)| !rows.is_empty()) {
+        let parts = rows.into_iter().zip(&mut self.parts).enumerate();
+        for (part, (rows, out)) in parts.filter(|(_, (rows, _))| !rows.is_empty()) {
             let taken = take_record_batch(batch, &UInt32Array::from(rows));
-            out.push(&taken.map_err(|e| Error::internal("rows cannot be parted").with_source(e))?)?;
+            let taken = taken.map_err(|e| Error::internal("rows cannot be parted").with_source(e))?;
+            heard(part, bytes_of(&taken));
+            out.push(&taken)?;
         }
         Ok(())
     }

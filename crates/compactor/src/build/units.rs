@@ -68,6 +68,8 @@ pub(crate) struct Parted {
 pub(crate) struct Bucket {
     pub(crate) cells: Vec<(usize, usize)>,
     pub(crate) rows: usize,
+    /// What these take while they are put in order.
+    bytes: u64,
 }
 
 /// The order of a bucket's rows.
@@ -109,17 +111,23 @@ impl<'a> Frame<'a> {
 
     /// Most rows of a bucket, unless those of one slice of one row group are more.
     pub(crate) fn capacity(&self) -> usize {
-        let row = self.row_bytes.max(self.target.settings.stride() as u64);
+        let row = self.row_bytes.max(self.target.settings.stride() as u64) + self.more_bytes();
         ((self.memory / BUCKET_SHARE / row) as usize).max(leaf_target(self.rows))
+    }
+
+    /// Bytes of a row's vector as f32 beyond those that are stored.
+    fn more_bytes(&self) -> u64 {
+        (4 * self.dimension() - self.target.settings.stride()) as u64
     }
 
     /// Buckets of rows that are cut into `cells`, by input row group: of [`Frame::capacity`] rows at most, and of fewer where
     /// these are larger than in their files.
     pub(crate) fn buckets(&self, cells: &[&[Cell]]) -> Vec<Bucket> {
+        let bytes_of = |cell: &Cell| cell.length + u64::from(cell.rows) * self.more_bytes();
         let all = cells.iter().copied().flatten();
-        let (rows, bytes) = all.fold((0, 0), |(r, b), cell| (r + u64::from(cell.rows), b + cell.length));
+        let (rows, bytes) = all.fold((0, 0), |(r, b), cell| (r + u64::from(cell.rows), b + bytes_of(cell)));
         let leaf = leaf_target(self.rows) as u64 * bytes / rows.max(1);
-        buckets(cells, self.capacity(), (self.memory / BUCKET_SHARE).max(leaf))
+        buckets(cells, bytes_of, self.capacity(), (self.memory / BUCKET_SHARE).max(leaf))
     }
 
     /// What of a row group's vectors is trained on.
@@ -338,28 +346,52 @@ impl ChunkReader for Zeros {
 }
 
 /// What goes into one bucket together: slice after slice, up to so many rows and bytes.
-fn buckets(cells: &[&[Cell]], most_rows: usize, most_bytes: u64) -> Vec<Bucket> {
+fn buckets(
+    cells: &[&[Cell]],
+    bytes_of: impl Fn(&Cell) -> u64,
+    most_rows: usize,
+    most_bytes: u64,
+) -> Vec<Bucket> {
     let slices = cells.iter().map(|part| part.len()).max().unwrap_or(0);
-    let (mut out, mut open, mut open_bytes) = (Vec::new(), Bucket::default(), 0);
+    let (mut out, mut open) = (Vec::new(), Bucket::default());
+    let mut make_room = |open: &mut Bucket, (rows, bytes): (usize, u64)| {
+        if open.rows > 0 && (open.rows + rows > most_rows || open.bytes + bytes > most_bytes) {
+            out.push(std::mem::take(open));
+        }
+    };
     for slice in 0..slices {
-        let of = |part: &&[Cell]| part.get(slice).map_or((0, 0), |cell| (cell.rows as usize, cell.length));
-        let all = cells.iter().map(of).fold((0, 0), |(r, b), (rows, bytes)| (r + rows, b + bytes));
-        let mut make_room = |open: &mut Bucket, open_bytes: &mut u64, (rows, bytes): (usize, u64)| {
-            if open.rows > 0 && (open.rows + rows > most_rows || *open_bytes + bytes > most_bytes) {
-                out.push(std::mem::take(open));
-                *open_bytes = 0;
-            }
-        };
-        make_room(&mut open, &mut open_bytes, all);
+        let of = |part: &&[Cell]| part.get(slice).map_or((0, 0), |cell| (cell.rows as usize, bytes_of(cell)));
+        make_room(
+            &mut open,
+            cells.iter().map(of).fold((0, 0), |(r, b), (rows, bytes)| (r + rows, b + bytes)),
+        );
         for (part, own) in cells.iter().map(of).enumerate().filter(|(_, (rows, _))| *rows > 0) {
             // A slice that is too large by itself is cut between row groups.
-            make_room(&mut open, &mut open_bytes, own);
+            make_room(&mut open, own);
             open.cells.push((part, slice));
-            (open.rows, open_bytes) = (open.rows + own.0, open_bytes + own.1);
+            (open.rows, open.bytes) = (open.rows + own.0, open.bytes + own.1);
         }
     }
     if open.rows > 0 {
         out.push(open);
     }
     out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_bucket_is_full_by_its_rows_or_by_what_they_take() {
+        let cell = |(rows, length)| Cell { rows, length, crc: 0 };
+        let part = [(10, 100), (10, 100), (10, 900), (60, 100), (0, 0), (60, 100)].map(cell);
+        let made = buckets(&[&part, &part[..4]], |cell| cell.length + u64::from(cell.rows), 100, 1000);
+        let cells: Vec<_> = made.iter().map(|bucket| bucket.cells.as_slice()).collect();
+        // Slices together while they fit; one that is too large by itself is cut between row groups.
+        let expected: [&[(usize, usize)]; 6] =
+            [&[(0, 0), (1, 0), (0, 1), (1, 1)], &[(0, 2)], &[(1, 2)], &[(0, 3)], &[(1, 3)], &[(0, 5)]];
+        assert_eq!(cells, expected);
+        assert_eq!(made.iter().map(|bucket| bucket.rows).sum::<usize>(), 40 + 20 + 120 + 60);
+    }
 }

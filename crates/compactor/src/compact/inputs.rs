@@ -52,9 +52,10 @@ impl<'a> Gathered<'a> {
         if batch.num_rows() == 0 {
             return Ok(());
         }
+        let bytes = bytes_of(&batch);
         match self {
-            Gathered::Memory { rows, room, .. } if bytes_of(&batch) <= *room => {
-                *room -= bytes_of(&batch);
+            Gathered::Memory { rows, room, .. } if bytes <= *room => {
+                *room -= bytes;
                 rows.push(batch);
             }
             Gathered::Memory { rows, spill, .. } => {

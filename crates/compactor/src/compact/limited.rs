@@ -167,12 +167,15 @@ impl Compactor {
         let merges = plan::merges(&manifest.segments, 0);
         let inputs = manifest.segments.iter().zip(&merges).filter(|(_, merges)| **merges);
         let inputs: Vec<Segment> = inputs.map(|(s, _)| s.clone()).collect();
-        // What has no live row at all is merged at once.
+        if inputs.is_empty() {
+            return Ok(None);
+        }
+        // For the next tick, should the job not get one of its own …
+        mark(meter, collection, manifest).await;
+        // … which merges at once what has no live row at all.
         if inputs.iter().all(|s| s.live() == 0) {
             return Ok(None);
         }
-        // For the next tick, should the job not get one of its own.
-        mark(meter, collection, manifest).await;
         let begun = job::begin(meter, collection, manifest, inputs, &self.options).await?;
         begun.leave(meter, collection, &self.options).await.map(Some)
     }

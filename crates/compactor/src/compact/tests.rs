@@ -396,8 +396,8 @@ async fn of_two_rivals_one_starts_again() {
     world.check().await;
 }
 
-#[tokio::test(start_paused = true)]
-async fn marks_of_a_rival_are_carried_over() {
+/// A segment that the next compaction rewrites: of its rows 0..110 are marked, and 400..410 have expired.
+async fn hollow() -> World {
     let mut world = World::new(VectorType::F32).await;
     let expires_at = Some(world.collection.client().seams().clock.now_ms() + 1000);
     world.import(0, clustered(400, D as usize, 1)).await;
@@ -409,9 +409,14 @@ async fn marks_of_a_rival_are_carried_over() {
     for n in 0..110 {
         world.write(&[delete(n)]).await;
     }
-    let marked = world.compact().await;
-    assert_eq!(marked.marked, 110);
+    assert_eq!(world.compact().await.marked, 110);
     world.collection.client().seams().clock.sleep(Duration::from_secs(400)).await;
+    world
+}
+
+#[tokio::test(start_paused = true)]
+async fn marks_of_a_rival_are_carried_over() {
+    let mut world = hollow().await;
     // Ours rewrites the hollow segment; before it commits, a rival that only folds marks more rows there, one of which
     // ours drops because it expired.
     let (meter, rival, own) = (Meter::new(), world.process(8).await, world.collection.clone());
@@ -428,19 +433,7 @@ async fn marks_of_a_rival_are_carried_over() {
 
 #[tokio::test(start_paused = true)]
 async fn marks_that_were_carried_over_are_not_counted_again_with_further_ones() {
-    let mut world = World::new(VectorType::F32).await;
-    let expires_at = Some(world.collection.client().seams().clock.now_ms() + 1000);
-    world.import(0, clustered(400, D as usize, 1)).await;
-    for n in 400..410 {
-        let id = format!("record-{n}");
-        world.write(&[Write::Upsert { id, vector: vec![1.0; 6], expires_at }]).await;
-    }
-    world.compact().await;
-    for n in 0..110 {
-        world.write(&[delete(n)]).await;
-    }
-    world.compact().await;
-    world.collection.client().seams().clock.sleep(Duration::from_secs(400)).await;
+    let mut world = hollow().await;
     // Ours drops record-405, which expired; a rival marks it meanwhile, and another row after that was carried over.
     let (meter, rival, own) = (Meter::new(), world.process(8).await, world.collection.clone());
     let mut ours = ready(&meter, &own).await;

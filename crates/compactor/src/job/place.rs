@@ -138,7 +138,7 @@ pub(super) async fn sent(
                 Err(Stop::Failed(e)) if !is_there(bench, &key, file.len()).await => {
                     // Not of what it is put together from.
                     if e.kind() == Kind::NotFound && e.to_string().contains(&key) {
-                        // The store gave the upload up. The next step begins another.
+                        // The upload is gone, or has another's parts. The next step begins one.
                         bench.keep(&format!("lost-{number}"), Pack::default()).await?;
                         return Err(Stop::Again);
                     }

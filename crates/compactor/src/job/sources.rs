@@ -19,7 +19,7 @@ use crate::fold::{expiries, is_expired};
 use crate::versions::Versions;
 
 /// Goes up when results of the same name become something else: a job of another build is given up.
-pub(super) const RESULTS: u32 = 1;
+pub(super) const RESULTS: u32 = 2;
 
 /// What a job is about: never changed once it is kept.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]

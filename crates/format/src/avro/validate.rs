@@ -9,7 +9,7 @@ use crate::error::{Error, Result};
 use crate::id::{CollectionId, Content};
 use crate::limits;
 use crate::record::{Op, TIMES_MS};
-use crate::schema::{ColumnType, Metric, Observed, Settings, VectorType, check_key};
+use crate::schema::{ColumnType, Observed, Settings, VectorType, check_key};
 
 /// What the records of a batch must obey.
 #[derive(Debug, Clone, Copy)]
@@ -176,20 +176,8 @@ fn check_vector(elements: usize, peak: u32, settings: &Settings) -> Result<(), F
     if half && greatest >= HALF_OVERFLOW {
         return wrong(format!("{greatest} is beyond what an f16 collection can hold (±65504)"));
     }
-    if settings.metric != Metric::Cosine && greatest > *limits::MAGNITUDES.end() {
-        return wrong(format!("its greatest element, {greatest:e}, is so great that distances overflow"));
-    }
-    if settings.metric == Metric::Cosine {
-        if greatest == 0.0 || half && greatest <= HALF_UNDERFLOW {
-            return wrong("a zero vector has no direction, which cosine needs".to_owned());
-        }
-        if !limits::MAGNITUDES.contains(&greatest) {
-            return wrong(format!(
-                "its greatest element, {greatest:e}, is out of the range that cosine can normalise"
-            ));
-        }
-    }
-    Ok(())
+    let stored = if half && greatest <= HALF_UNDERFLOW { 0.0 } else { greatest };
+    settings.check_greatest(stored).or_else(wrong)
 }
 
 /// From here on rounding to f16 gives infinity.

@@ -40,6 +40,7 @@ fn tables_of_next_to_nothing_are_finite() {
         let tables = tables(&rotated, 1.0);
         assert!(tables.step.is_finite() && tables.bias.is_finite() && tables.step > 0.0, "{tiny:e}");
         assert!(tables.bias.abs() <= 3.0 * tiny, "{tiny:e}: {}", tables.bias);
+        assert!(tables.noise <= 1e-36f32.max(tiny), "{tiny:e}: {}", tables.noise);
     }
 }
 

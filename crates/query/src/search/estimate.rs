@@ -161,6 +161,13 @@ impl Estimates {
         let chance = |c: &Candidate| if c.err.is_finite() { chance(c, bound) } else { 1.0 };
         self.found.retain(|c| chance(c) >= last);
         self.found.sort_by(|a, b| chance(b).total_cmp(&chance(a)));
+        // Any number of rows may be as likely as the last.
+        let mut room = most.max(least);
+        self.found.retain(|c| {
+            let keeps = !sure(&c) || room > 0;
+            room -= usize::from(keeps && sure(&c));
+            keeps
+        });
         self.found
     }
 }

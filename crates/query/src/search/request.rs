@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use esker_format::record::Value;
-use esker_format::schema::{Metric, Schema, Settings};
+use esker_format::schema::{Schema, Settings};
 use esker_format::{Error, Result, Seq, Version, limits};
 use esker_store::Io;
 use serde::Serialize;
@@ -163,19 +163,7 @@ pub(crate) fn check_vector(field: &str, vector: &[f32], settings: &Settings) -> 
         return Err(Error::invalid(field, format!("element {at} is {}, not a finite number", vector[at])));
     }
     let greatest = vector.iter().fold(0f32, |most, x| most.max(x.abs()));
-    let cosine = settings.metric == Metric::Cosine;
-    if cosine && greatest == 0.0 {
-        return Err(Error::invalid(field, "a zero vector has no direction, which cosine distance compares"));
-    }
-    // As rows are held to: beyond, distances are infinite, or none can be told from another.
-    let wrong = |why| Err(Error::invalid(field, format!("its greatest element, {greatest:e}, is {why}")));
-    if greatest > *limits::MAGNITUDES.end() {
-        return wrong("so great that distances overflow");
-    }
-    if cosine && greatest < *limits::MAGNITUDES.start() {
-        return wrong("too small for cosine to normalise");
-    }
-    Ok(())
+    settings.check_greatest(greatest).map_err(|why| Error::invalid(field, why))
 }
 
 /// A row found.

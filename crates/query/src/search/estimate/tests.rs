@@ -53,7 +53,9 @@ fn rows_as_far_as_each_other_are_among_the_candidates() {
         c.suspect = false;
         c.estimate = if c.ordinal < 20 { 0.0 } else { 25.0 };
     });
-    assert!(all.cut(50, 0.995, 100, 250).len() >= 100);
+    let most = |all: Estimates, most| all.cut(50, 0.995, 100, most).len();
+    assert!(most(Estimates { found: all.found.clone(), ..estimates(0, 50, 0.0) }, 250) >= 100);
+    assert_eq!(most(all, 110), 110);
 }
 
 #[test]
