@@ -76,6 +76,12 @@ def cold(result):
     return "\n\n".join([text, table(head, rows), f"![Time against rounds](plots/cold-{result['set']}.svg)"])
 
 
+def span(dates):
+    """From the first to the last, if they differ."""
+    dates = sorted(dates)
+    return " to ".join(dict.fromkeys((dates[0], dates[-1])))
+
+
 def machines(sets):
     """Which sets were measured on which machine."""
     by = {}
@@ -85,8 +91,7 @@ def machines(sets):
     lines = []
     for machine, own in by.items():
         loads = [r["machine"][key] for r in own for key in ("load_average", "load_average_after")]
-        dates = sorted({r["machine"]["date"] for r in own})
-        when = " to ".join(dict.fromkeys((dates[0], dates[-1])))
+        when = span(r["machine"]["date"] for r in own)
         names = ", ".join(r["set"] for r in own)
         lines.append(f"{machine}, load average {min(loads):.1f} to {max(loads):.1f}, {when}: {names}.")
     return " ".join(lines)
@@ -225,7 +230,7 @@ def measured(folder):
         page.append(f"{len(warm[0]['warm'])} recalls asked for. {machines(sets)}")
         text = (
             "Cold, over a directory: what each search asks of the store. Means; in brackets the most waves, and the requests and "
-            "bytes that 95 of 100 stay within."
+            f"bytes that 95 of 100 stay within. Counted {span(r.get('cold_date', r['machine']['date']) for r in sets)}."
         )
         page.extend([builds(sets), searched(sets), text, asked(sets)])
     if len({r["rows"] for r in sets}) > 1:

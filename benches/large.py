@@ -1,12 +1,15 @@
 #!/usr/bin/env python3
 """One data set from file to answers: large.py SET [options]
 
-Import and compaction into a directory, or with --segments of four parts one after the other (rows a second, processor time, most memory, bytes), then warm searches for each
-recall that one may ask for, and cold ones: waves, requests and bytes, and with --s3 their time over the S3 server of the
-tests with 50 ms a request. SET is a folder made by generate.py, or deb63k. Writes benches/results/set-SET.json.
+Import and compaction into a directory, or with --segments of four parts one after the other (rows a second, processor time,
+most memory, bytes), then warm searches for each recall that one may ask for, and cold ones: waves, requests and bytes, and with
+--s3 their time over the S3 server of the tests with 50 ms a request. With --only-cold the cold ones alone, which count and do
+not take the time: of what was measured before the rest stays. SET is a folder made by generate.py, or deb63k. Writes
+benches/results/set-SET.json.
 """
 
 import argparse
+import json
 import tempfile
 import time
 import urllib.request
@@ -126,12 +129,14 @@ def main():
     parser.add_argument("--cold-queries", type=int, default=60)
     parser.add_argument("--s3", action="store_true", help="time cold searches over S3 too: the server holds the set in memory")
     parser.add_argument("--segments", action="store_true", help="in four segments, as a growing collection has; cold only")
+    parser.add_argument("--only-cold", action="store_true", help="cold searches again; the other results stay")
     parser.add_argument("--out", type=Path)
     args = parser.parse_args()
     began = time.monotonic()
-    truth, out = Truth(args.set), args.out
+    truth = Truth(args.set)
     kind = "f32" if truth.generated else "f16"
     name = truth.name + ("-in-four" if args.segments else "")
+    out = args.out or RESULTS / f"set-{name}.json"
     result = {"set": name, "rows": truth.rows, "dimension": truth.dimension, "k": K, "vector_type": kind}
     result |= {"machine": machine(), "memory": args.memory, "queries": args.queries}
     with tempfile.TemporaryDirectory(dir=args.store and args.store.parent) as scratch:
@@ -140,6 +145,11 @@ def main():
         if not store.exists():
             build = built_in_parts if args.segments else built
             result |= build(esker, truth, kind, args.memory, scratch)
+        if args.only_cold:
+            result = json.loads(out.read_text("utf-8"))
+            result |= {"cold": cold(esker, truth, args.cold_queries), "cold_date": machine()["date"]}
+            out.write_text(json.dumps(result, indent=1) + "\n", "utf-8")
+            return
         result["bytes"] = files(store)
         result["live_bytes"], result["segments"] = live(esker, "set")
         result["warm"] = [] if args.segments else warm(esker, truth, args.queries)
@@ -153,7 +163,7 @@ def main():
             urllib.request.urlopen(f"{endpoint}/-/latency/{LATENCY_MS}").read()
             result["s3"] = {"latency_ms": LATENCY_MS, "cold": cold(esker, truth, args.cold_queries)}
     result["took_s"] = time.monotonic() - began
-    save(out or RESULTS / f"set-{name}.json", result)
+    save(out, result)
 
 
 if __name__ == "__main__":

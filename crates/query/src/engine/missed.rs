@@ -21,6 +21,14 @@ pub(crate) fn missed(limits: &[Calibration], mut leaves: Vec<(f32, bool)>) -> f6
     missed
 }
 
+/// The margin that e times fewer of the nearest rows lie beyond; 0 where none was measured.
+pub(crate) fn falloff(limits: &[Calibration]) -> f32 {
+    let missed = |c: &Calibration| (1.0 - c.min_recall).max(1e-6).ln();
+    let of =
+        |(first, last): (&Calibration, &Calibration)| (last.b - first.b) / (missed(first) - missed(last));
+    limits.first().zip(limits.last()).map(of).filter(|margin| margin.is_finite()).unwrap_or(0.0)
+}
+
 /// The share of the nearest rows in leaves beyond a margin: exponential between the margins that were measured, and as
 /// steep outside of them as beside them.
 fn beyond(limits: &[Calibration], margin: f32) -> f64 {
@@ -71,5 +79,14 @@ mod tests {
         assert_eq!(missed(&[], vec![(0.0, false), (1.0, false)]), 0.0);
         let flat: Vec<Calibration> = limits().into_iter().map(|c| Calibration { b: 0.2, ..c }).collect();
         assert!((missed(&flat, vec![(0.1, true), (0.3, false)]) - 0.99).abs() < 1e-6);
+    }
+
+    #[test]
+    fn margins_fall_off_as_was_measured() {
+        // Ten times fewer from 0.1 to 0.5.
+        assert!((falloff(&limits()) - 0.4 / 10f32.ln()).abs() < 1e-6);
+        assert_eq!((falloff(&[]), falloff(&limits()[..1])), (0.0, 0.0));
+        let unlimited = limits().into_iter().map(|c| Calibration { b: f32::INFINITY, ..c });
+        assert_eq!(falloff(&unlimited.collect::<Vec<_>>()), 0.0);
     }
 }

@@ -12,7 +12,7 @@ use roaring::RoaringBitmap;
 use super::Reader;
 use super::leaves::{Budget, affordable};
 use super::load::Part;
-use super::missed::missed;
+use super::missed::{falloff, missed};
 use super::rerank::Wanted;
 use crate::search::estimate::Estimates;
 use crate::search::probe::{FEW, Held, probe};
@@ -29,7 +29,10 @@ const THIN_RERANK: usize = 20;
 /// … and this many are for few hits.
 const THIN_LEAST: usize = 200;
 /// One further round of codes.
-const ROUND: Budget = Budget { requests: 40, bytes: 4 << 20 };
+const ROUND: Budget = Budget { requests: 64, bytes: 8 << 20 };
+/// A leaf with e times as many rows that pass is worth as much as one whose score is higher by this share of the margin
+/// that e times fewer neighbours lie beyond. A share of one would be right if leaves were as many at each margin.
+const CROWD: f32 = 1.0 / 3.0;
 /// Share of what a search may miss that may be missed by choosing candidates by their codes; the rest is the probing's.
 const RERANK_LOSS: f64 = 0.25;
 /// Further rounds, unless there are still fewer rows than wanted: each is a wave.
@@ -292,8 +295,8 @@ fn left_out(scene: &Scene<'_>, posed: &[Posed<'_>], left: &[Vec<bool>], kth: f32
     (0..posed.len()).map(of_segment).sum::<f64>() / total.max(1) as f64
 }
 
-/// Leaves to read next: not scanned, with rows that count, and a score of at least `bound` of their segment; best first as
-/// far as a round goes, though not before there are `least` such rows in them.
+/// Leaves to read next: not scanned, with rows that count, and a score of at least `bound` of their segment; those first
+/// where most neighbours are to be expected, as far as a round goes, though not before there are `least` such rows in them.
 fn further(
     scene: &Scene<'_>,
     posed: &[Posed<'_>],
@@ -301,22 +304,24 @@ fn further(
     bound: impl Fn(usize) -> f32,
     least: usize,
 ) -> Vec<Vec<u32>> {
-    let mut order: Vec<(f32, usize, u32)> = Vec::new();
+    let mut order: Vec<(f32, usize, u32, u64)> = Vec::new();
     for (i, p) in posed.iter().enumerate() {
-        let bound = bound(i);
+        let (bound, crowd) = (bound(i), CROWD * falloff(p.segment.header.calibration()));
         let wanted =
             (0u32..).zip(&p.scores).filter(|(leaf, score)| left[i][*leaf as usize] && **score >= bound);
-        order.extend(wanted.map(|(leaf, score)| (*score, i, leaf)));
+        let counted = wanted.map(|(leaf, score)| (*score, leaf, scene.rows_in_leaf(i, leaf)));
+        order.extend(
+            counted
+                .filter(|(_, _, count)| *count > 0)
+                .map(|(score, leaf, count)| (score + crowd * (count as f32).ln(), i, leaf, count)),
+        );
     }
     order.sort_unstable_by(|a, b| b.0.total_cmp(&a.0).then((a.1, a.2).cmp(&(b.1, b.2))));
     let (mut best, mut rows, mut needed) = (Vec::with_capacity(order.len()), 0, 0);
-    for (_, i, leaf) in order {
-        let count = scene.rows_in_leaf(i, leaf);
-        if count > 0 {
-            best.push((i, leaf));
-            needed += usize::from(rows < least as u64);
-            rows += count;
-        }
+    for (_, i, leaf, count) in order {
+        best.push((i, leaf));
+        needed += usize::from(rows < least as u64);
+        rows += count;
     }
     let segments: Vec<&Segment> = posed.iter().map(|p| p.segment).collect();
     affordable(&segments, &best, needed, ROUND)
