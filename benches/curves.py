@@ -130,6 +130,7 @@ def main():
     if unknown := [name for name in names if name not in ENGINES]:
         parser.error(f"no engine is called {unknown[0]}: there are {', '.join(ENGINES)}")
     others, out = [], args.out or RESULTS / f"curves-{truth.name}.json"
+    part = out.with_suffix(".part")
 
     def turn():
         esker.turn()
@@ -138,7 +139,7 @@ def main():
                 say(f"  {row['setting']}: recall {row['recall']:.4f}, {row.get('batch_qps', row['qps']):,.0f}/s")
         # Hours may lie between two engines: what is measured is kept.
         result["engines"] = [esker.result(), *others]
-        save(out, result)
+        save(part, result)
 
     with tempfile.TemporaryDirectory() as scratch:
         say(f"{truth.name}: esker")
@@ -148,6 +149,8 @@ def main():
             say(f"{truth.name}: {name}")
             others.append(other(name, args))
             turn()
+    part.replace(out)
+    say(f"{out} written")
 
 
 if __name__ == "__main__":

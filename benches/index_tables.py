@@ -230,7 +230,7 @@ def measured(folder):
         page.append(f"{len(warm[0]['warm'])} recalls asked for. {machines(sets)}")
         text = (
             "Cold, over a directory: what each search asks of the store. Means; in brackets the most waves, and the requests and "
-            f"bytes that 95 of 100 stay within. Counted {span(r.get('cold_date', r['machine']['date']) for r in sets)}."
+            f"bytes that 95 of 100 stay within. Counted {span(r.get('cold_machine', r['machine'])['date'] for r in sets)}."
         )
         page.extend([builds(sets), searched(sets), text, asked(sets)])
     if len({r["rows"] for r in sets}) > 1:

@@ -133,6 +133,8 @@ def main():
     parser.add_argument("--out", type=Path)
     args = parser.parse_args()
     began = time.monotonic()
+    if args.only_cold and (args.s3 or not (args.store and args.store.exists())):
+        parser.error("--only-cold takes a --store that is there, and no --s3")
     truth = Truth(args.set)
     kind = "f32" if truth.generated else "f16"
     name = truth.name + ("-in-four" if args.segments else "")
@@ -147,7 +149,7 @@ def main():
             result |= build(esker, truth, kind, args.memory, scratch)
         if args.only_cold:
             result = json.loads(out.read_text("utf-8"))
-            result |= {"cold": cold(esker, truth, args.cold_queries), "cold_date": machine()["date"]}
+            result |= {"cold": cold(esker, truth, args.cold_queries), "cold_machine": machine()}
             out.write_text(json.dumps(result, indent=1) + "\n", "utf-8")
             return
         result["bytes"] = files(store)

@@ -28,8 +28,10 @@ pub(crate) use crate::tail::nearest::{place, tail_row};
 const THIN_RERANK: usize = 20;
 /// … and this many are for few hits.
 const THIN_LEAST: usize = 200;
-/// One further round of codes.
+/// One further round of codes …
 const ROUND: Budget = Budget { requests: 64, bytes: 8 << 20 };
+/// … and of each vector, if there are several.
+const ROUND_OF_MANY: Budget = Budget { requests: 40, bytes: 4 << 20 };
 /// A leaf with e times as many rows that pass is worth as much as one whose score is higher by this share of the margin
 /// that e times fewer neighbours lie beyond. A share of one would be right if leaves were as many at each margin.
 const CROWD: f32 = 1.0 / 3.0;
@@ -282,15 +284,15 @@ fn left_out(scene: &Scene<'_>, posed: &[Posed<'_>], left: &[Vec<bool>], kth: f32
     let best = posed.iter().flat_map(|p| &p.scores).copied().fold(f32::NEG_INFINITY, f32::max);
     let of_segment = |i: usize| {
         let p = &posed[i];
-        let leaf = |leaf: u32| left[i][leaf as usize] && scene.rows_in_leaf(i, leaf) > 0;
         // With copies, a row is also found by another leaf than its own: δ knows of it, b does not. Of what passes a filter δ
         // knows nothing.
         let by_copies = plain && p.segment.spilled();
         let from = if by_copies { best } else { kth };
         let margin = |c: &Calibration| Calibration { b: if by_copies { c.delta } else { c.b }, ..*c };
         let limits: Vec<Calibration> = p.segment.header.calibration().iter().map(margin).collect();
-        let leaves = (0u32..).zip(&p.scores).map(|(l, score)| (from - score, !leaf(l))).collect();
-        missed(&limits, leaves) * f64::from(p.segment.row_count())
+        let leaf =
+            |(leaf, score): (u32, &f32)| (from - score, !left[i][leaf as usize], scene.rows_in_leaf(i, leaf));
+        missed(&limits, (0u32..).zip(&p.scores).map(leaf).collect()) * f64::from(p.segment.row_count())
     };
     (0..posed.len()).map(of_segment).sum::<f64>() / total.max(1) as f64
 }
@@ -313,7 +315,7 @@ fn further(
         order.extend(
             counted
                 .filter(|(_, _, count)| *count > 0)
-                .map(|(score, leaf, count)| (score + crowd * (count as f32).ln(), i, leaf, count)),
+                .map(|(score, leaf, count)| (crowded(score, crowd, count), i, leaf, count)),
         );
     }
     order.sort_unstable_by(|a, b| b.0.total_cmp(&a.0).then((a.1, a.2).cmp(&(b.1, b.2))));
@@ -324,5 +326,26 @@ fn further(
         rows += count;
     }
     let segments: Vec<&Segment> = posed.iter().map(|p| p.segment).collect();
-    affordable(&segments, &best, needed, ROUND)
+    let budget = if scene.loaded.asked.len() > 1 { ROUND_OF_MANY } else { ROUND };
+    affordable(&segments, &best, needed, budget)
+}
+
+/// A leaf's score, and what it is worth more for the rows in it.
+fn crowded(score: f32, crowd: f32, rows: u64) -> f32 {
+    score + crowd * (rows as f32).ln()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn leaves_with_more_rows_that_pass_are_as_if_nearer() {
+        assert!(crowded(0.5, 0.1, 1) == 0.5 && crowded(0.5, 0.1, 20) > crowded(0.5, 0.1, 10));
+        // A tenth of a margin for e times the rows: no more than that.
+        assert!(
+            crowded(0.5, 0.1, 27) < crowded(0.84, 0.1, 1) && crowded(0.5, 0.1, 27) > crowded(0.82, 0.1, 1)
+        );
+        assert_eq!(crowded(0.5, 0.0, 1_000), 0.5);
+    }
 }

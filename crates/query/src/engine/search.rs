@@ -12,13 +12,16 @@ use super::load::{Loaded, Need, ask};
 use super::nearest::{Found, Scene};
 use super::see::View;
 use crate::search::{
-    Asked, Explain, Search, SearchReply, SegmentExplain, calibrated_recall, calibration, check_columns,
+    Asked, Explain, Hit, Search, SearchReply, SegmentExplain, calibrated_recall, calibration, check_columns,
     check_reply,
 };
 use crate::segment::{Rows, Want};
 
 /// Vectors of a request that are searched at once.
 const AT_ONCE: usize = 8;
+
+/// The search of one vector: what it found, and how.
+type One<'a> = BoxFuture<'a, Result<(Vec<Hit>, Found)>>;
 
 impl Reader {
     /// The nearest rows. A query that has at least k matches returns k hits; expired rows are hidden.
@@ -68,30 +71,30 @@ impl Reader {
         // None depends on another, though not all are under way at once.
         let meters: Vec<Meter> = asked.iter().map(|_| meter.fork()).collect();
         let (seen, many) = (&scene, asked.len() > 1);
-        let searches: Vec<BoxFuture<'_, Result<Found>>> = asked
+        let (view_seen, loaded_seen, include) = (&view, &loaded, &include);
+        let searches: Vec<One<'_>> = asked
             .iter()
             .zip(&meters)
             .map(|(asked, meter)| {
-                let search = async move {
-                    let found = self.nearest(meter, seen, asked).await;
+                let one = async move {
+                    let mut found = self.nearest(meter, seen, asked).await?;
+                    let mut hits = hits(view_seen, loaded_seen, &found, include)?;
+                    if let Some(most) = search.max_distance {
+                        hits.retain(|h| h.distance <= most);
+                    }
+                    // What was read for a vector is not kept until all are done.
+                    found.read = Vec::new();
                     if many {
                         // Those in memory wait for nothing: others get their turn, and the deadline its say.
                         tokio::task::yield_now().await;
                     }
-                    found
+                    Ok((hits, found))
                 };
-                search.boxed()
+                one.boxed()
             })
             .collect();
-        let found: Vec<Found> = stream::iter(searches).buffered(AT_ONCE).try_collect().await?;
-        let mut results = Vec::with_capacity(found.len());
-        for found in &found {
-            let mut hits = hits(&view, &loaded, found, &include)?;
-            if let Some(most) = search.max_distance {
-                hits.retain(|h| h.distance <= most);
-            }
-            results.push(hits);
-        }
+        let (results, found): (Vec<_>, Vec<_>) =
+            stream::iter(searches).buffered(AT_ONCE).try_collect::<Vec<_>>().await?.into_iter().unzip();
         let explain = search.explain.then(|| explain(&scene, &found, search.min_recall));
         Ok(SearchReply {
             results,
