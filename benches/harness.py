@@ -117,6 +117,11 @@ def machine():
 def save(path, result):
     """Writes a result with the machine it was measured on; `result["machine"]` was taken at the start."""
     result["machine"]["load_average_after"] = os.getloadavg()[0]
+    write(path, result)
+
+
+def write(path, result):
+    """Writes a result."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(result, indent=1) + "\n", "utf-8")
     say(f"{path} written")

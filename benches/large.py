@@ -18,7 +18,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 
 from curves import TARGETS
-from harness import K, LATENCY_MS, RESULTS, SEARCH_MEMORY, Esker, binaries, live, machine, s3_server, save, say
+from harness import K, LATENCY_MS, RESULTS, SEARCH_MEMORY, Esker, binaries, live, machine, s3_server, save, say, write
 from truth import Truth
 
 SEARCHED = ("recall", "least_recall", "min_rows", "qps", "p50_ms", "p99_ms")
@@ -133,12 +133,12 @@ def main():
     parser.add_argument("--out", type=Path)
     args = parser.parse_args()
     began = time.monotonic()
-    if args.only_cold and (args.s3 or not (args.store and args.store.exists())):
-        parser.error("--only-cold takes a --store that is there, and no --s3")
     truth = Truth(args.set)
     kind = "f32" if truth.generated else "f16"
     name = truth.name + ("-in-four" if args.segments else "")
     out = args.out or RESULTS / f"set-{name}.json"
+    if args.only_cold and (args.s3 or not (args.store and args.store.exists() and out.exists())):
+        parser.error("--only-cold takes a --store and results that are there, and no --s3")
     result = {"set": name, "rows": truth.rows, "dimension": truth.dimension, "k": K, "vector_type": kind}
     result |= {"machine": machine(), "memory": args.memory, "queries": args.queries}
     with tempfile.TemporaryDirectory(dir=args.store and args.store.parent) as scratch:
@@ -148,10 +148,8 @@ def main():
             build = built_in_parts if args.segments else built
             result |= build(esker, truth, kind, args.memory, scratch)
         if args.only_cold:
-            result = json.loads(out.read_text("utf-8"))
-            result |= {"cold": cold(esker, truth, args.cold_queries), "cold_machine": machine()}
-            out.write_text(json.dumps(result, indent=1) + "\n", "utf-8")
-            return
+            counted = {"cold": cold(esker, truth, args.cold_queries), "cold_machine": machine()}
+            return write(out, json.loads(out.read_text("utf-8")) | counted)
         result["bytes"] = files(store)
         result["live_bytes"], result["segments"] = live(esker, "set")
         result["warm"] = [] if args.segments else warm(esker, truth, args.queries)

@@ -52,13 +52,13 @@ impl<'a> Gathered<'a> {
         if batch.num_rows() == 0 {
             return Ok(());
         }
-        let bytes = bytes_of(&batch);
         match self {
-            Gathered::Memory { rows, room, .. } if bytes <= *room => {
-                *room -= bytes;
-                rows.push(batch);
-            }
-            Gathered::Memory { rows, spill, .. } => {
+            Gathered::Memory { rows, room, spill } => {
+                if let Some(left) = room.checked_sub(bytes_of(&batch)) {
+                    *room = left;
+                    rows.push(batch);
+                    return Ok(());
+                }
                 let rows = std::mem::take(rows);
                 let all = rows.into_iter().chain([batch]);
                 let spill = blocking(|| {

@@ -308,15 +308,13 @@ fn further(
 ) -> Vec<Vec<u32>> {
     let mut order: Vec<(f32, usize, u32, u64)> = Vec::new();
     for (i, p) in posed.iter().enumerate() {
-        let (bound, crowd) = (bound(i), CROWD * falloff(p.segment.header.calibration()));
+        let (bound, falloff) = (bound(i), falloff(p.segment.header.calibration()));
         let wanted =
             (0u32..).zip(&p.scores).filter(|(leaf, score)| left[i][*leaf as usize] && **score >= bound);
-        let counted = wanted.map(|(leaf, score)| (*score, leaf, scene.rows_in_leaf(i, leaf)));
-        order.extend(
-            counted
-                .filter(|(_, _, count)| *count > 0)
-                .map(|(score, leaf, count)| (crowded(score, crowd, count), i, leaf, count)),
-        );
+        order.extend(wanted.filter_map(|(leaf, score)| {
+            let count = scene.rows_in_leaf(i, leaf);
+            (count > 0).then(|| (crowded(*score, falloff, count), i, leaf, count))
+        }));
     }
     order.sort_unstable_by(|a, b| b.0.total_cmp(&a.0).then((a.1, a.2).cmp(&(b.1, b.2))));
     let (mut best, mut rows, mut needed) = (Vec::with_capacity(order.len()), 0, 0);
@@ -331,8 +329,8 @@ fn further(
 }
 
 /// A leaf's score, and what it is worth more for the rows in it.
-fn crowded(score: f32, crowd: f32, rows: u64) -> f32 {
-    score + crowd * (rows as f32).ln()
+fn crowded(score: f32, falloff: f32, rows: u64) -> f32 {
+    score + CROWD * falloff * (rows as f32).ln()
 }
 
 #[cfg(test)]
@@ -341,11 +339,9 @@ mod tests {
 
     #[test]
     fn leaves_with_more_rows_that_pass_are_as_if_nearer() {
-        assert!(crowded(0.5, 0.1, 1) == 0.5 && crowded(0.5, 0.1, 20) > crowded(0.5, 0.1, 10));
-        // A tenth of a margin for e times the rows: no more than that.
-        assert!(
-            crowded(0.5, 0.1, 27) < crowded(0.84, 0.1, 1) && crowded(0.5, 0.1, 27) > crowded(0.82, 0.1, 1)
-        );
+        assert!(crowded(0.5, 0.3, 1) == 0.5 && crowded(0.5, 0.3, 20) > crowded(0.5, 0.3, 10));
+        // A third of the margin for e times the rows: no more than that.
+        assert!((0.82..0.84).contains(&crowded(0.5, 0.3, 27)));
         assert_eq!(crowded(0.5, 0.0, 1_000), 0.5);
     }
 }

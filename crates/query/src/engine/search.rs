@@ -70,15 +70,15 @@ impl Reader {
         scene.payload = !include.is_bare();
         // None depends on another, though not all are under way at once.
         let meters: Vec<Meter> = asked.iter().map(|_| meter.fork()).collect();
-        let (seen, many) = (&scene, asked.len() > 1);
-        let (view_seen, loaded_seen, include) = (&view, &loaded, &include);
+        let many = asked.len() > 1;
+        let (view, loaded, scene, include) = (&view, &loaded, &scene, &include);
         let searches: Vec<One<'_>> = asked
             .iter()
             .zip(&meters)
             .map(|(asked, meter)| {
                 let one = async move {
-                    let mut found = self.nearest(meter, seen, asked).await?;
-                    let mut hits = hits(view_seen, loaded_seen, &found, include)?;
+                    let mut found = self.nearest(meter, scene, asked).await?;
+                    let mut hits = hits(view, loaded, &found, include)?;
                     if let Some(most) = search.max_distance {
                         hits.retain(|h| h.distance <= most);
                     }
@@ -95,7 +95,7 @@ impl Reader {
             .collect();
         let (results, found): (Vec<_>, Vec<_>) =
             stream::iter(searches).buffered(AT_ONCE).try_collect::<Vec<_>>().await?.into_iter().unzip();
-        let explain = search.explain.then(|| explain(&scene, &found, search.min_recall));
+        let explain = search.explain.then(|| explain(scene, &found, search.min_recall));
         Ok(SearchReply {
             results,
             position: view.position,

@@ -164,8 +164,9 @@ impl Estimates {
         // Any number of rows may be as likely as the last.
         let mut room = most.max(least);
         self.found.retain(|c| {
-            let keeps = !sure(&c) || room > 0;
-            room -= usize::from(keeps && sure(&c));
+            let takes = usize::from(sure(&c));
+            let keeps = room >= takes;
+            room -= if keeps { takes } else { 0 };
             keeps
         });
         self.found
