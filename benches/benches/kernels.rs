@@ -61,8 +61,7 @@ fn fastscan(c: &mut Criterion) {
             .collect();
         pack_group(&codes, D, &mut groups);
     }
-    let rotation = Rotation::new(7, D);
-    let query = CodeQuery::new(Metric::Cosine, D, &rotation, scale, &data[..D]);
+    let query = encoder.query(&data[..D]);
     // Leaves of 64 that straddle groups, as on disk.
     let runs: Vec<Run> = (0..rows / 64)
         .map(|leaf| Run {
@@ -89,9 +88,7 @@ fn fastscan(c: &mut Criterion) {
         });
     });
     group.finish();
-    c.bench_function("code query 384-d", |b| {
-        b.iter(|| CodeQuery::new(Metric::Cosine, D, &rotation, scale, black_box(&data[..D])))
-    });
+    c.bench_function("code query 384-d", |b| b.iter(|| encoder.query(black_box(&data[..D]))));
 }
 
 fn centroids(c: &mut Criterion) {

@@ -56,6 +56,7 @@ fuzz_target!(|data: &[u8]| {
             header.rows().group_rows(group);
         }
         header.centroids();
+        header.basis();
         header.attributes().columns();
     });
 });

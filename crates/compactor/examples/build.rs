@@ -17,7 +17,7 @@ use arrow::array::{
 use arrow::datatypes::{DataType, Float32Type};
 use bytes::Bytes;
 use esker_compactor::build::{build_segment, build_segment_in_scratch};
-use esker_compactor::{BuildOptions, Copies, DirectoryScratch, Target};
+use esker_compactor::{BuildOptions, Choice, DirectoryScratch, Target};
 use esker_format::schema::{Column, ColumnType, Schema, Settings, VectorType, arrow_schema};
 use esker_format::segment::index::Header;
 use esker_format::{CollectionId, Name};
@@ -95,7 +95,8 @@ fn time(rows: usize, d: usize, memory: u64, scratch: Option<&str>) -> Result<()>
         Schema { columns: vec![Column { name: "text".to_owned(), kind: ColumnType::String, wide: false }] };
     let collection = CollectionId::new(Name::new("books")?, 1);
     let target = Target { collection: &collection, settings: &settings, schema: &schema };
-    let options = BuildOptions { seed: 7, threads: threads(), copies: Copies::default() };
+    let options =
+        BuildOptions { seed: 7, threads: threads(), copies: Choice::default(), basis: Choice::default() };
     let clock = Cpu(Instant::now());
     let points = Points::new(d, (rows / 400).max(4));
     let batches = (0..rows).step_by(BATCH).map(|at| {

@@ -2,6 +2,7 @@
 //! attributes beside each other, calibrate, lay out the index. Sync, seeded, no I/O: equal rows, options and instruction
 //! set give equal bytes whatever the number of threads.
 
+mod basis;
 mod buckets;
 mod calibration;
 mod codes;
@@ -60,18 +61,21 @@ pub struct BuildOptions {
     pub seed: u64,
     /// Most threads at once.
     pub threads: usize,
-    /// Whether rows get copies in second leaves.
-    pub copies: Copies,
+    /// Whether rows get copies in second leaves: their codes once more, so that a search which reads some of the leaves finds
+    /// its neighbours in fewer. Worth it where codes take more than 32 MiB and a sample of queries needs far fewer leaves then.
+    pub copies: Choice,
+    /// Whether codes are made with a learned basis, of half as many bits rounded up to 64. Worth it where cold searches read some of the codes and a
+    /// sample's estimates are better.
+    pub basis: Choice,
 }
 
-/// Whether rows get copies in second leaves: their codes once more, so that a search which reads some of the leaves finds
-/// its neighbours in fewer.
+/// Whether to make what not every segment is better for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum Copies {
-    /// Where codes take more than 32 MiB and a sample of queries needs far fewer leaves then.
+pub enum Choice {
+    /// Where a sample says that it is.
     #[default]
     WhereWorth,
-    /// Wherever there are two leaves.
+    /// Wherever it can be made.
     Always,
     /// Nowhere.
     Never,
@@ -325,6 +329,8 @@ impl Build<'_> {
         let vectors = Whole { vectors: &ordered.vectors, d: settings.dimension as usize };
         let truth = Truth::find(&vectors, &coded, self.options)?;
         self.watch.lap("truth");
+        coded.choose_basis(&vectors, &leaf_starts, &truth, self.options)?;
+        self.watch.lap("basis");
         coded.set_postings(Postings::choose(&vectors, &coded, &leaf_starts, &truth, self.options)?);
         self.watch.lap("copies");
         let files = self.files(coded, &ordered, &leaf_starts)?;
@@ -449,9 +455,10 @@ impl Build<'_> {
             schema,
             rows: layout,
             seqs: files.ids.seqs,
-            padded: coded.padded as u32,
+            code_bits: coded.encoder().bits() as u32,
             rotation_seed: coded.seed,
-            scale: coded.scale,
+            scale: coded.encoder().scale(),
+            basis: coded.basis(),
             calibration,
             leaf_starts,
             centroid_bits: coded.centroid_bits,

@@ -17,7 +17,7 @@ use esker_format::{Error, Kind, Result, SetHash, Version};
 use esker_store::{Collection, Io, Meter, Unfolded};
 use futures::TryStreamExt;
 
-use crate::build::{Blob, BuildOptions, Copies, Large, Made, Spill, StopWatch, Target, build_merged};
+use crate::build::{Blob, BuildOptions, Choice, Large, Made, Spill, StopWatch, Target, build_merged};
 use crate::fold::{Fold, Winners};
 use crate::scratch::{MemoryScratch, Scratch, ScratchFile};
 pub(crate) use commit::Commit;
@@ -43,7 +43,9 @@ pub struct Options {
     /// some 110 bytes a row come on top (at 384 dimensions), and 190 where rows have copies.
     pub memory: u64,
     /// Whether rows of large segments get copies in second leaves.
-    pub copies: Copies,
+    pub copies: Choice,
+    /// Whether their codes are made with a learned basis.
+    pub basis: Choice,
 }
 
 /// [`Options::memory`] unless it is set.
@@ -64,7 +66,8 @@ impl Default for Options {
             threads: std::thread::available_parallelism().map_or(1, usize::from),
             seed: 1,
             memory: MEMORY,
-            copies: Copies::default(),
+            copies: Choice::default(),
+            basis: Choice::default(),
         }
     }
 }
@@ -281,8 +284,8 @@ impl Compactor {
         drop(unfolded);
         let merged = clock.elapsed();
         let target = Target { collection: collection.id(), settings: &manifest.settings, schema: &schema };
-        let Options { seed, threads, copies, .. } = self.options;
-        let options = BuildOptions { seed, threads, copies };
+        let Options { seed, threads, copies, basis, .. } = self.options;
+        let options = BuildOptions { seed, threads, copies, basis };
         let heard = |done, total| progress(Progress { stage: Stage::Build, done, total });
         let made = keys::Made { base: manifest.version, token: collection.client().seams().token() };
         let mut sending = Sending::default();

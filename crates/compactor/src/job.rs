@@ -24,7 +24,7 @@ use futures::future::try_join_all;
 use serde::Serialize;
 
 use crate::build::units::Frame;
-use crate::build::{self, Blob, BuildOptions, Copies, Target};
+use crate::build::{self, Blob, BuildOptions, Choice, Target};
 use crate::compact::{Commit, Inputs, Listener, Merged, Options, Report, Round, Sending, Work};
 pub(crate) use bench::Pace;
 use bench::{Bench, Stop};
@@ -288,7 +288,12 @@ impl Bench<'_> {
 fn frame<'a>(collection: &'a Collection, plan: &'a Plan, options: &Options) -> Frame<'a> {
     Frame {
         target: Target { collection: collection.id(), settings: &plan.settings, schema: &plan.schema },
-        options: BuildOptions { seed: plan.seed, threads: options.threads, copies: Copies::Never },
+        options: BuildOptions {
+            seed: plan.seed,
+            threads: options.threads,
+            copies: Choice::Never,
+            basis: Choice::Never,
+        },
         memory: plan.memory,
         rows: plan.rows(),
         row_bytes: plan.row_bytes(),

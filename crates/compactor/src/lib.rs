@@ -17,7 +17,7 @@ pub mod scratch;
 mod versions;
 pub mod work;
 
-pub use build::{BuildOptions, BuiltSegment, Copies, Target, build_segment};
+pub use build::{BuildOptions, BuiltSegment, Choice, Target, build_segment};
 pub use collect::{CollectOptions, Collected, Collector, Item, Plan, Reason};
 pub use compact::{Compactor, Listener, Options, Progress, Report, Stage};
 pub use job::Steps;

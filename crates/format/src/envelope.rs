@@ -74,10 +74,11 @@ pub struct Feature {
 }
 
 /// Every feature flag that is given out.
-pub const FEATURES: [Feature; 3] = [
+pub const FEATURES: [Feature; 4] = [
     Feature { bit: 1 << 0, name: "spill", supported: true },
     Feature { bit: 1 << 1, name: "extension", supported: false },
     Feature { bit: 1 << 2, name: "combined", supported: false },
+    Feature { bit: 1 << 3, name: "basis", supported: true },
 ];
 
 /// Rows of other leaves are copied into posting lists.
@@ -86,6 +87,9 @@ pub const SPILL: u64 = FEATURES[0].bit;
 pub const EXTENSION: u64 = FEATURES[1].bit;
 /// Log entries that combine batches of several processes.
 pub const COMBINED: u64 = FEATURES[2].bit;
+
+/// Codes are made along the directions of a learned basis.
+pub const BASIS: u64 = FEATURES[3].bit;
 
 /// An envelope's fields.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -203,6 +203,7 @@ fn segment_page() {
         AttributeDirectory,
         IdMapDirectory,
         PayloadSizes,
+        Basis,
     ];
     let cold = [Codes, IdPlane, IdMap, PayloadSizePages, Payload, Attributes, Checks, Footer, Extension];
     let row = |place: &str, s: crate::segment::index::Section| {

@@ -4,6 +4,7 @@
 //! 32 bytes: byte i (< 16) holds row i's nibble for table 2t in its low half and row i + 16's in its high half; bytes
 //! 16..32 the same for table 2t + 1. One 32-byte shuffle then looks up two tables for sixteen rows. What is found is
 //! added in bytes four times, which six bits allow, then in u16; these sums are flushed to u32 before they could overflow.
+//! Tables of a learned basis come with steps that fall by powers of two: sums are shifted where they do.
 //!
 //! Source: André et al., arXiv 1704.07355 (Quick ADC); Faiss' "fast scan" layout.
 #![allow(unsafe_code)]
@@ -16,6 +17,8 @@ use crate::GROUP;
 pub(crate) const MOST: u8 = 63;
 /// Bytes of codes that belong to four look-ups of each row: eight tables, of which any code has a multiple.
 const FOUR: usize = 128;
+/// Tables that share a step.
+pub(crate) const BLOCK: usize = FOUR / 16;
 /// Bytes of codes whose look-ups a u16 can sum: 1,024 tables of entries up to 63, less than 2^16.
 const FLUSH: usize = 128 * FOUR;
 
@@ -41,12 +44,15 @@ pub(crate) fn unpack_bits(group: &[u8], lane: usize, words: usize) -> Vec<u64> {
 /// One query's tables and the constants that turn table sums into estimates.
 #[derive(Clone, Debug)]
 pub(crate) struct Tables {
-    /// D/4 tables of 16 entries.
+    /// A table of 16 entries for each four bits of a code.
     pub entries: Vec<u8>,
-    /// ⟨sign, P·q⟩ = step · sum + bias.
+    /// By how many bits sums are shifted left before the entries from a multiple of [`BLOCK`] tables on are added; ascending. Sums
+    /// fit 16 bits all the same where there are any, and there are up to 1,024 tables.
+    pub shifts: Vec<(usize, u32)>,
+    /// ⟨s, P·q⟩ = step · sum + bias.
     pub step: f32,
     pub bias: f32,
-    /// Error of ⟨sign, P·q⟩ from rounding the entries, in the measure of f_err.
+    /// Error of ⟨s, P·q⟩ from rounding the entries, in the measure of f_err.
     pub noise: f32,
     /// Units of f_add, and of f_rescale and f_err.
     pub add_unit: f32,
@@ -94,13 +100,25 @@ pub(crate) fn estimate_scalar(
     out: &mut Estimates,
 ) -> u32 {
     let (codes, factors) = group.split_at(tables.entries.len());
-    finish_scalar(&sums_scalar(codes, &tables.entries), factors, tables, terms, slack, threshold, out)
+    finish_scalar(
+        &sums_scalar(codes, &tables.entries, &tables.shifts),
+        factors,
+        tables,
+        terms,
+        slack,
+        threshold,
+        out,
+    )
 }
 
 /// Table sums of 32 rows, one look-up at a time.
-pub(crate) fn sums_scalar(codes: &[u8], entries: &[u8]) -> [u32; GROUP] {
+pub(crate) fn sums_scalar(codes: &[u8], entries: &[u8], shifts: &[(usize, u32)]) -> [u32; GROUP] {
     let mut sums = [0u32; GROUP];
-    for (codes, table) in codes.chunks_exact(16).zip(entries.chunks_exact(16)) {
+    let mut shifts = shifts.iter().peekable();
+    for (number, (codes, table)) in codes.chunks_exact(16).zip(entries.chunks_exact(16)).enumerate() {
+        if let Some((_, by)) = shifts.next_if(|(at, _)| *at == 16 * number) {
+            sums.iter_mut().for_each(|sum| *sum <<= by);
+        }
         for (lane, &byte) in codes.iter().enumerate() {
             sums[lane] += u32::from(table[usize::from(byte & 0xF)]);
             sums[lane + 16] += u32::from(table[usize::from(byte >> 4)]);
@@ -166,6 +184,7 @@ mod x86 {
     ) -> u32 {
         // The kernel reads by pointer: this is the one bounds check per group.
         assert!(group.len() == tables.entries.len() + 8 * GROUP && tables.entries.len().is_multiple_of(FOUR));
+        debug_assert!(tables.shifts.is_empty() || tables.entries.len() <= FLUSH);
         // SAFETY: `kernel` hands this function out only where the features were detected; lengths checked above.
         unsafe { estimate(group, tables, terms, slack, threshold, out) }
     }
@@ -184,7 +203,7 @@ mod x86 {
         let mut sums = [0u32; GROUP];
         let codes = tables.entries.len();
         // SAFETY: by this function's contract the codes fill the first 16 bytes per table.
-        unsafe { sums_avx2(&group[..codes], &tables.entries, &mut sums) };
+        unsafe { sums_avx2(&group[..codes], &tables.entries, &tables.shifts, &mut sums) };
         let splat = |value: f32| _mm256_set1_ps(value);
         let mut passed = 0u32;
         for part in 0..4 {
@@ -223,13 +242,28 @@ mod x86 {
     /// # Safety
     /// `codes` and `entries` have the same length, a multiple of 128; no entry is above [`MOST`].
     #[target_feature(enable = "avx2")]
-    pub(super) unsafe fn sums_avx2(codes: &[u8], entries: &[u8], sums: &mut [u32; GROUP]) {
+    pub(super) unsafe fn sums_avx2(
+        codes: &[u8],
+        entries: &[u8],
+        shifts: &[(usize, u32)],
+        sums: &mut [u32; GROUP],
+    ) {
         let nibble = _mm256_set1_epi8(0xF);
+        let mut shifts = shifts.iter();
+        let mut shift = shifts.next();
         for (codes, entries) in codes.chunks(FLUSH).zip(entries.chunks(FLUSH)) {
             // Bytes are summed as u16 lanes of two rows at once: `pairs` holds even + 256·odd modulo 2^16, `odd` the
             // odd rows alone, which are taken out at the end.
             let [mut pairs_low, mut odd_low, mut pairs_high, mut odd_high] = [_mm256_setzero_si256(); 4];
             for at in (0..codes.len()).step_by(FOUR) {
+                if let Some((_, by)) = shift.filter(|shift| shift.0 == at) {
+                    // Modulo 2^16 a shift of `pairs` shifts both of its parts.
+                    let by = _mm_cvtsi32_si128(*by as i32);
+                    (pairs_low, odd_low) = (_mm256_sll_epi16(pairs_low, by), _mm256_sll_epi16(odd_low, by));
+                    (pairs_high, odd_high) =
+                        (_mm256_sll_epi16(pairs_high, by), _mm256_sll_epi16(odd_high, by));
+                    shift = shifts.next();
+                }
                 let [mut low, mut high] = [_mm256_setzero_si256(); 2];
                 for at in (at..at + FOUR).step_by(32) {
                     // SAFETY: at + 32 ≤ codes.len() = entries.len(), both multiples of 128.
@@ -286,7 +320,7 @@ mod neon {
         let (codes, factors) = group.split_at(tables.entries.len());
         let mut sums = [0u32; GROUP];
         // SAFETY: `kernel` hands this function out only where NEON was detected; the two lengths are equal.
-        unsafe { sums_neon(codes, &tables.entries, &mut sums) };
+        unsafe { sums_neon(codes, &tables.entries, &tables.shifts, &mut sums) };
         finish_scalar(&sums, factors, tables, terms, slack, threshold, out)
     }
 
@@ -295,10 +329,19 @@ mod neon {
     /// # Safety
     /// `codes` and `entries` have the same length, a multiple of 128; no entry is above [`MOST`].
     #[target_feature(enable = "neon")]
-    pub(super) unsafe fn sums_neon(codes: &[u8], entries: &[u8], sums: &mut [u32; GROUP]) {
+    pub(super) unsafe fn sums_neon(
+        codes: &[u8],
+        entries: &[u8],
+        shifts: &[(usize, u32)],
+        sums: &mut [u32; GROUP],
+    ) {
+        let mut shifts = shifts.iter().peekable();
         for (codes, entries) in codes.chunks(FLUSH).zip(entries.chunks(FLUSH)) {
             let mut acc = [vdupq_n_u16(0); 4];
             for at in (0..codes.len()).step_by(FOUR / 2) {
+                if let Some((_, by)) = shifts.next_if(|shift| shift.0 == at) {
+                    acc = acc.map(|sums| vshlq_u16(sums, vdupq_n_s16(*by as i16)));
+                }
                 let [mut low, mut high] = [vdupq_n_u8(0); 2];
                 for at in (at..at + FOUR / 2).step_by(16) {
                     // SAFETY: at + 16 ≤ codes.len() = entries.len(), both multiples of 128.
@@ -326,7 +369,7 @@ mod neon {
 
 /// Table sums by the fastest kernel, for comparing it with its twin.
 #[cfg(test)]
-pub(crate) fn sums_fast(codes: &[u8], entries: &[u8]) -> [u32; GROUP] {
+pub(crate) fn sums_fast(codes: &[u8], entries: &[u8], shifts: &[(usize, u32)]) -> [u32; GROUP] {
     assert!(codes.len() == entries.len() && codes.len().is_multiple_of(FOUR));
     assert!(entries.iter().all(|entry| *entry <= MOST));
     #[allow(unused_mut)]
@@ -334,17 +377,17 @@ pub(crate) fn sums_fast(codes: &[u8], entries: &[u8]) -> [u32; GROUP] {
     #[cfg(target_arch = "x86_64")]
     if x86::available() {
         // SAFETY: features and lengths were checked.
-        unsafe { x86::sums_avx2(codes, entries, &mut sums) };
+        unsafe { x86::sums_avx2(codes, entries, shifts, &mut sums) };
         return sums;
     }
     #[cfg(target_arch = "aarch64")]
     {
         // SAFETY: NEON is part of every aarch64 target of ours; lengths were checked.
-        unsafe { neon::sums_neon(codes, entries, &mut sums) };
+        unsafe { neon::sums_neon(codes, entries, shifts, &mut sums) };
         return sums;
     }
     #[allow(unreachable_code)]
-    sums_scalar(codes, entries)
+    sums_scalar(codes, entries, shifts)
 }
 
 #[cfg(test)]

@@ -1,13 +1,14 @@
 //! The query's side of the codes: look-up tables, per-leaf terms and the scan.
 
-use crate::codes::{ERR, sane_scale};
-use crate::fastscan::{Estimates, Kernel, LaneTerms, MOST, Tables, kernel};
-use crate::{GROUP, Metric, Rotation, group_bytes, lanes, padded};
+use crate::codes::{Axes, ERR};
+use crate::fastscan::{BLOCK, Estimates, Kernel, LaneTerms, MOST, Tables, kernel};
+use crate::sums::dot;
+use crate::{Encoder, GROUP, Metric, lanes, residual};
 
 /// Whole groups of codes, and which group of the segment the first of them is.
 #[derive(Clone, Copy, Debug)]
 pub struct Codes<'a> {
-    /// A multiple of [`group_bytes`] and `beside` long; a trailing part of a group is not scanned.
+    /// A multiple of [`Encoder::group_bytes`] and `beside` long; a trailing part of a group is not scanned.
     pub groups: &'a [u8],
     /// Group number of the first: ⌊posting / 32⌋.
     pub first_group: usize,
@@ -55,34 +56,64 @@ impl Bound {
 ///
 /// Estimates are *rankable* distances ([`Metric::rankable`]): those of [`Exact`](crate::Exact) for cosine and dot, the
 /// squared distance for l2; [`Metric::estimate_to_distance`] converts back. `err` is 1.25
-/// standard errors: 98 % of rows lie within ±1.9·err of their estimate.
+/// standard errors: 98 % of rows lie within ±1.9·err of their estimate; with a learned basis, if the query lies about
+/// centroids as rows do or was prepared by [`Encoder::query_near`].
 #[derive(Clone, Debug)]
 pub struct CodeQuery {
     metric: Metric,
     group_bytes: usize,
     norm: f32,
+    /// What errors are multiplied with.
+    doubt: f32,
     tables: Tables,
     kernel: Kernel,
 }
 
-impl CodeQuery {
-    /// Prepares `query` (d finite values, normalised here under cosine) with the segment's rotation and rms scale.
-    pub fn new(metric: Metric, d: usize, rotation: &Rotation, scale: f32, query: &[f32]) -> Self {
-        let inverse = crate::codes::inverse_norm(metric, query);
+impl Encoder {
+    /// Prepares `query` (d finite values, normalised here under cosine) for the codes that this makes.
+    pub fn query(&self, query: &[f32]) -> CodeQuery {
+        let inverse = crate::codes::inverse_norm(self.metric, query);
         let unit_query: Vec<f32> = query.iter().map(|x| x * inverse).collect();
         let norm = crate::sums::norm(&unit_query) as f32;
-        let mut rotated = vec![0.0; rotation.padded()];
-        rotation.apply(&unit_query, &mut rotated);
-        rotated.resize(padded(d), 0.0);
-        Self {
-            metric,
-            group_bytes: group_bytes(d),
+        let coordinates = self.project(&unit_query);
+        let (unit, add_unit) = (self.unit() as f32, self.scale * self.scale);
+        let tables = match &self.axes {
+            Axes::Random(_) => tables(&coordinates, unit, add_unit),
+            Axes::Learned(basis) => stepped_tables(&basis.sums(&coordinates), unit, add_unit),
+        };
+        CodeQuery {
+            metric: self.metric,
+            group_bytes: self.group_bytes(),
             norm,
-            tables: tables(&rotated, sane_scale(scale)),
+            doubt: 1.0,
+            tables,
             kernel: kernel(),
         }
     }
 
+    /// The same, of a query whose nearest centroid is known: errors of a learned basis depend on how the query lies from it.
+    pub fn query_near(&self, query: &[f32], centroid: &[f32]) -> CodeQuery {
+        let mut asked = self.query(query);
+        if let Some(basis) = self.basis() {
+            let mut rest = vec![0.0; query.len()];
+            residual(self.metric, query, centroid, &mut rest);
+            if self.metric != Metric::L2 {
+                // As in `term`: what is left when as much of the centroid is taken off as there is in the query.
+                let square = dot(centroid, centroid);
+                let over = if square > 0.0 { (dot(&rest, centroid) / square) as f32 } else { 0.0 };
+                rest.iter_mut().zip(centroid).for_each(|(r, c)| *r -= over * c);
+            }
+            let surprise = basis.surprise(&basis.project(&rest), dot(&rest, &rest));
+            asked.doubt = surprise.clamp(1.0, MOST_DOUBT) as f32;
+        }
+        asked
+    }
+}
+
+/// Errors are taken for at most so many times what they are for rows; never for less.
+const MOST_DOUBT: f64 = 10.0;
+
+impl CodeQuery {
     /// The term of a leaf from its score ([`Centroids::scores`](crate::Centroids::scores)) and the norm of its
     /// centroid.
     ///
@@ -94,6 +125,7 @@ impl CodeQuery {
             Metric::Cosine => self.projected(1.0, score * centroid_norm, centroid_norm),
             Metric::Dot => self.projected(0.0, score, centroid_norm),
         };
+        term.err *= self.doubt;
         // Never so small that its product with a saturated row's infinite f_err is not infinite.
         term.err = term.err.max(2.0 * f32::MIN_POSITIVE / self.tables.unit);
         term
@@ -244,7 +276,7 @@ const LEAST: f32 = 1e-37;
 const INTEGERS: f32 = 8_388_608.0;
 
 /// Quantises the sixteen signed sums of each four rotated coordinates to six bits, with one step for all tables.
-fn tables(rotated: &[f32], scale: f32) -> Tables {
+fn tables(rotated: &[f32], unit: f32, add_unit: f32) -> Tables {
     let widest = rotated.chunks_exact(4).map(reach).fold(0.0, f32::max);
     // Never so small that its inverse overflows.
     let step = 2.0 * widest.max(LEAST) / f32::from(MOST);
@@ -271,15 +303,59 @@ fn tables(rotated: &[f32], scale: f32) -> Tables {
         // The mean rounding error goes into the bias: sums stay unbiased over random signs.
         bias += f64::from(lost.iter().sum::<f32>() * step / 16.0 - reach(four));
     }
-    let dims = rotated.len() as f32;
-    Tables {
-        entries,
-        step,
-        bias: bias as f32,
-        noise: ERR as f32 * step * (count as f32 / 12.0).sqrt(),
-        add_unit: scale * scale,
-        unit: scale / dims.sqrt(),
+    let noise = ERR as f32 * step * (count as f32 / 12.0).sqrt();
+    Tables { entries, shifts: Vec::new(), step, bias: bias as f32, noise, add_unit, unit }
+}
+
+/// Tables of a learned basis: the ranges of the first are many times those of the last. Each block of eight tables has the step
+/// of the next times a power of two, and what was summed is multiplied so before the next is added.
+fn stepped_tables(sums: &[[f32; 16]], unit: f32, add_unit: f32) -> Tables {
+    let range = |sums: &[f32; 16]| {
+        let low = sums.iter().copied().fold(f32::INFINITY, f32::min);
+        (low, sums.iter().copied().fold(f32::NEG_INFINITY, f32::max) - low)
+    };
+    // What each block needs at least, no less than those after it.
+    let mut needed: Vec<f32> = sums
+        .chunks(BLOCK)
+        .map(|block| block.iter().map(|sums| range(sums).1).fold(2.0 * LEAST, f32::max) / f32::from(MOST))
+        .collect();
+    (1..needed.len()).rev().for_each(|at| needed[at - 1] = needed[at - 1].max(needed[at]));
+    let exponents = |step: f32| -> Vec<u32> {
+        needed.iter().map(|needed| (needed / step).log2().ceil().max(0.0) as u32).collect()
+    };
+    let greatest =
+        |exponents: &[u32]| exponents.iter().map(|e| (BLOCK as u64 * u64::from(MOST)) << e).sum::<u64>();
+    // A block of 2^8 times the last's step would not fit alone.
+    let greatest_needed = needed.first().copied().unwrap_or(LEAST);
+    let mut step = needed.last().copied().unwrap_or(LEAST).max(greatest_needed / 128.0);
+    while greatest(&exponents(step)) > u64::from(u16::MAX) {
+        step *= 1.125;
     }
+    let exponents = exponents(step);
+    let last = exponents.last().copied().unwrap_or(0);
+    let mut entries = Vec::with_capacity(16 * sums.len());
+    let (mut bias, mut noise) = (0f64, 0f64);
+    for (block, exponent) in sums.chunks(BLOCK).zip(&exponents) {
+        let step = step * (1u32 << exponent) as f32;
+        let inverse = 1.0 / step;
+        for sums in block {
+            let low = range(sums).0;
+            let mut lost = 0f32;
+            for sum in sums {
+                let exact = ((sum - low) * inverse).min(f32::from(MOST));
+                let entry = exact.round();
+                lost += exact - entry;
+                entries.push(entry as u8);
+            }
+            // The mean rounding error goes into the bias: sums stay unbiased over random codes.
+            bias += f64::from(low + lost * step / 16.0);
+            noise += f64::from(step).powi(2) / 12.0;
+        }
+    }
+    let shifts = exponents.windows(2).zip(1..).filter(|(pair, _)| pair[0] > pair[1]);
+    let shifts = shifts.map(|(pair, block)| (16 * BLOCK * block, pair[0] - pair[1])).collect();
+    let noise = ERR as f32 * noise.sqrt() as f32;
+    Tables { entries, shifts, step: step * (1u32 << last) as f32, bias: bias as f32, noise, add_unit, unit }
 }
 
 fn reach(four: &[f32]) -> f32 {

@@ -14,6 +14,20 @@ pub(crate) fn mixture(seed: u64, n: usize, d: usize, centres: usize, offset: f32
     rows
 }
 
+/// n rows of a Gaussian the variance of whose direction i is as i^-a, in directions of no axis, shifted by `offset`.
+pub(crate) fn power_law(seed: u64, n: usize, d: usize, a: f32, offset: f32) -> Vec<f32> {
+    let mut random = SplitMix::new(seed);
+    let rotation = Rotation::new(77, d);
+    let mut rows = Vec::with_capacity(n * d);
+    for _ in 0..n {
+        let row: Vec<f32> = (0..d).map(|j| random.normal() * ((j + 1) as f32).powf(-a / 2.0)).collect();
+        let mut turned = vec![0.0; rotation.padded()];
+        rotation.apply(&row, &mut turned);
+        rows.extend(turned[..d].iter().map(|x| x + offset));
+    }
+    rows
+}
+
 /// A small segment in memory, as compaction would write it.
 pub(crate) struct Segment {
     pub metric: Metric,
@@ -21,13 +35,34 @@ pub(crate) struct Segment {
     pub rows: Vec<f32>,
     pub starts: Vec<usize>,
     pub centroids: Centroids,
-    pub rotation: Rotation,
-    pub scale: f32,
+    pub encoder: Encoder,
     pub groups: Vec<u8>,
 }
 
 impl Segment {
     pub fn build(metric: Metric, d: usize, data: &[f32], target: usize, bits: u8) -> Self {
+        Self::with(metric, d, data, target, bits, |_, scale| Encoder::new(metric, d, 11, scale))
+    }
+
+    /// With codes of a learned basis.
+    pub fn learned(metric: Metric, d: usize, data: &[f32], target: usize, code_bits: usize) -> Self {
+        Self::with(metric, d, data, target, 8, |residuals, scale| {
+            let mut covariance = Covariance::new(d);
+            residuals.chunks(700 * d).for_each(|some| covariance.add(some));
+            let basis = Basis::learn(covariance, code_bits, 3).unwrap();
+            assert_eq!(basis.bits(), code_bits);
+            Encoder::learned(metric, basis.into(), scale)
+        })
+    }
+
+    fn with(
+        metric: Metric,
+        d: usize,
+        data: &[f32],
+        target: usize,
+        bits: u8,
+        encoder: impl Fn(&[f32], f32) -> Encoder,
+    ) -> Self {
         let clustering = cluster(data, d, metric, target, 5, 2, &|_| {});
         let leaves = clustering.leaves;
         let bytes = Centroids::encode(bits, leaves, d, &clustering.centroids);
@@ -35,7 +70,11 @@ impl Segment {
         let means = centroids.all_dequantised();
         let leaf_of = |row: usize| &means[clustering.assignment[row] as usize * d..][..d];
         let scale = residual_scale(metric, d, data, leaf_of);
-        let encoder = Encoder::new(metric, d, 11, scale);
+        let mut residuals = vec![0.0; data.len()];
+        for (row, (values, out)) in data.chunks_exact(d).zip(residuals.chunks_exact_mut(d)).enumerate() {
+            residual(metric, values, leaf_of(row), out);
+        }
+        let encoder = encoder(&residuals, scale);
         let mut rows = Vec::new();
         let mut starts = vec![0; leaves + 1];
         let mut codes = Vec::new();
@@ -49,8 +88,8 @@ impl Segment {
         }
         (0..leaves).for_each(|leaf| starts[leaf + 1] += starts[leaf]);
         let mut groups = Vec::new();
-        codes.chunks(GROUP).for_each(|group| pack_group(group, d, &mut groups));
-        Self { metric, d, rows, starts, centroids, rotation: Rotation::new(11, d), scale, groups }
+        codes.chunks(GROUP).for_each(|group| pack_group(group, encoder.bits(), &mut groups));
+        Self { metric, d, rows, starts, centroids, encoder, groups }
     }
 
     pub fn row(&self, posting: usize) -> &[f32] {
@@ -58,7 +97,11 @@ impl Segment {
     }
 
     pub fn query(&self, query: &[f32]) -> CodeQuery {
-        CodeQuery::new(self.metric, self.d, &self.rotation, self.scale, query)
+        let scores = self.centroids.scores(self.metric, query);
+        let best = (0..scores.len()).max_by(|a, b| scores[*a].total_cmp(&scores[*b])).unwrap_or(0);
+        let mut centroid = vec![0.0; self.d];
+        self.centroids.dequantised(best, &mut centroid);
+        self.encoder.query_near(query, &centroid)
     }
 
     /// The best `probes` leaves, in order of posting.

@@ -55,11 +55,8 @@ pub(crate) struct Posed<'a> {
 impl<'a> Posed<'a> {
     pub fn new(asked: &Asked, segment: &'a Segment) -> Self {
         let leaves = &segment.leaves;
-        Posed {
-            codes: leaves.pose(asked),
-            scores: leaves.centroids.scores(asked.metric, &asked.vector),
-            segment,
-        }
+        let scores = leaves.centroids.scores(asked.metric, &asked.vector);
+        Posed { codes: leaves.pose(asked, &scores, None), scores, segment }
     }
 
     /// The scan of a leaf's postings, copies of rows of other leaves among them.

@@ -12,7 +12,7 @@ use esker_format::schema::{self, Settings};
 use esker_format::segment::index::Header;
 use esker_format::segment::payload::RowHeads;
 use esker_format::{Error, Result};
-use esker_index::{Bitset, Centroids, Metric};
+use esker_index::{Bitset, Centroids, Encoder, Metric};
 use esker_store::{Client, Meter};
 use roaring::RoaringBitmap;
 
@@ -93,7 +93,13 @@ impl Segment {
         let centroids =
             Centroids::decode(facts.centroid_bits, facts.leaves as usize, dimension, &header.centroids())
                 .map_err(|e| Error::corrupt(index.key(), e))?;
-        let leaves = Leaves::new(metric(own.metric), centroids, facts.rotation_seed, facts.scale);
+        let (metric, basis) = (metric(own.metric), header.basis());
+        let encoder = Encoder::stored(metric, dimension, facts.rotation_seed, facts.scale, basis.as_deref())
+            .map_err(|e| Error::corrupt(index.key(), e))?;
+        if header.bare_group_bytes() as usize != encoder.group_bytes() {
+            return Err(Error::corrupt(index.key(), "its codes are not those of its dimension or basis"));
+        }
+        let leaves = Leaves::new(centroids, encoder);
         let segment = Segment {
             made: meta.made,
             index,
@@ -149,7 +155,7 @@ impl Segment {
         };
         let sizes: u64 = self.sizes().values().map(|page| page.len() as u64).sum();
         let rows = self.rows.held().map_or(0, Pieces::len) + self.head_bytes();
-        self.header.bytes().len() as u64 + centroids + self.leaves.coarse_bytes() + index + rows + sizes
+        self.header.bytes().len() as u64 + centroids + self.leaves.code_bytes() + index + rows + sizes
     }
 
     /// Refuses what a range of the index file names when it is outside of what can be asked for.

@@ -5,7 +5,7 @@ use std::ops::Range;
 
 use esker_format::Result;
 use esker_format::segment::index::{Calibration, ORDINALS_BYTES};
-use esker_index::{Bound, CodeQuery, Codes, Metric, Neighbours, RECALLS, Rotation, Run, Seconds, SplitMix};
+use esker_index::{Bound, CodeQuery, Codes, Metric, Neighbours, RECALLS, Run, Seconds, SplitMix};
 
 use super::BuildOptions;
 use super::codes::{Coded, leaf_of};
@@ -87,8 +87,7 @@ impl Truth {
         queries: Range<usize>,
         options: BuildOptions,
     ) -> Vec<Need> {
-        let rotation = Rotation::new(coded.seed, coded.dimension());
-        let sample = Sample { coded, leaf_starts, metric: self.metric, rotation };
+        let sample = Sample { coded, leaf_starts, metric: self.metric };
         self.each(queries, options.threads, |own, query, nearest| sample.needs_of(own, query, nearest))
     }
 
@@ -118,6 +117,18 @@ impl Truth {
             places.get(rank.saturating_sub(1)).copied().unwrap_or(0)
         };
         (needed(places.iter().map(|p| p.0).collect()), needed(places.iter().map(|p| p.1).collect()))
+    }
+
+    /// How many rows are asked.
+    pub(super) fn count(&self) -> usize {
+        self.asked.len()
+    }
+
+    /// A row that is asked, and the ordinals of its neighbours.
+    pub(super) fn sample(&self, query: usize) -> (&[f32], Vec<u32>) {
+        let d = self.queries.len() / self.asked.len().max(1);
+        let nearest = self.neighbours.nearest(query, self.asked[query], K);
+        (&self.queries[query * d..][..d], nearest.into_iter().map(|(_, row)| row).collect())
     }
 
     /// What `of` says of some of the rows that are asked, with the vector of each and its neighbours and their scores.
@@ -162,17 +173,16 @@ struct Sample<'a> {
     coded: &'a Coded,
     leaf_starts: &'a [u32],
     metric: Metric,
-    rotation: Rotation,
 }
 
 impl Sample<'_> {
     /// What the row `own` needs to find each of its `nearest`, given with their scores.
     fn needs_of(&self, own: u32, query: &[f32], nearest: &[(f32, u32)]) -> Vec<Need> {
         let Some((tenth, _)) = nearest.last() else { return Vec::new() };
-        let Coded { centroids, scale, .. } = self.coded;
+        let centroids = &self.coded.centroids;
         let scores = centroids.scores(self.metric, query);
         let best_leaf = scores.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-        let asked = CodeQuery::new(self.metric, self.coded.dimension(), &self.rotation, *scale, query);
+        let asked = self.coded.encoder().query(query);
         let runs: Vec<Run> = (0..centroids.leaves())
             .map(|leaf| {
                 let (first, term) = (self.first(leaf), asked.term(scores[leaf], centroids.norm(leaf)));

@@ -7,8 +7,8 @@ use esker_format::schema::Settings;
 use esker_format::segment::index::{ORDINALS_BYTES, Spill};
 use esker_format::{Error, Result};
 use esker_index::{
-    Centroids, Encoder, GROUP, Metric, RowCode, check16, group_bytes, pack_group, padded, pick_bits,
-    residual_square, scale_of,
+    Centroids, Encoder, GROUP, Metric, RowCode, check16, group_bytes, pack_group, pick_bits, residual_square,
+    scale_of,
 };
 
 use super::copies::Postings;
@@ -25,10 +25,9 @@ pub(super) struct Coded {
     pub(super) centroid_bytes: Vec<u8>,
     /// Seed of the rotation.
     pub(super) seed: u64,
-    /// The rms norm of the residuals.
-    pub(super) scale: f32,
-    /// Dimensions of a code.
-    pub(super) padded: usize,
+    encoder: Encoder,
+    /// The encoder's basis as it is stored.
+    basis: Option<Vec<u8>>,
     pub(super) group_bytes: usize,
     /// Code groups, once encoded.
     pub(super) groups: Vec<u8>,
@@ -52,9 +51,10 @@ impl Coded {
 
     /// What a merge keeps of its base, the scale included.
     pub(super) fn kept(settings: &Settings, leaves: usize, kept: Kept) -> Result<Self> {
-        let Kept { bits, centroids, seed, scale, copies } = kept;
-        let coded = Coded::of(settings, leaves, bits, centroids, seed)?;
-        Ok(Coded { scale, copies: Some(copies), ..coded })
+        let Kept { bits, centroids, seed, encoder, copies } = kept;
+        let mut coded = Coded::of(settings, leaves, bits, centroids, seed)?;
+        coded.set_encoder(encoder);
+        Ok(Coded { copies: Some(copies), ..coded })
     }
 
     fn of(
@@ -73,8 +73,8 @@ impl Coded {
             centroid_bits,
             centroid_bytes,
             seed,
-            scale: 1.0,
-            padded: padded(d),
+            encoder: Encoder::new(metric, d, seed, 1.0),
+            basis: None,
             group_bytes: group_bytes(d),
             groups: Vec::new(),
             metric,
@@ -101,7 +101,19 @@ impl Coded {
 
     /// What the codes are scaled with, once the residuals of `rows` rows are added up.
     pub(super) fn set_scale(&mut self, total: f64, rows: usize) {
-        self.scale = scale_of(total, rows);
+        self.set_encoder(Encoder::new(self.metric, self.dimension(), self.seed, scale_of(total, rows)));
+    }
+
+    /// What codes are made with; before anything is encoded.
+    pub(super) fn set_encoder(&mut self, encoder: Encoder) {
+        self.basis = encoder.basis().map(|basis| basis.encode());
+        self.group_bytes = encoder.group_bytes();
+        self.encoder = encoder;
+    }
+
+    /// The basis of the codes as it is stored, if they have one.
+    pub(super) fn basis(&self) -> Option<&[u8]> {
+        self.basis.as_deref()
     }
 
     /// Values of a vector.
@@ -113,14 +125,19 @@ impl Coded {
         self.metric
     }
 
-    pub(super) fn encoder(&self) -> Encoder {
-        Encoder::new(self.metric, self.dimension(), self.seed, self.scale)
+    pub(super) fn encoder(&self) -> &Encoder {
+        &self.encoder
     }
 
     /// The centroid of a leaf as it is stored.
     pub(super) fn centroid(&self, leaf: usize) -> &[f32] {
         let d = self.dimension();
         &self.dequantised[leaf * d..][..d]
+    }
+
+    /// Whether codes are those of another segment, as far as their rows stand.
+    pub(super) fn is_kept(&self) -> bool {
+        self.copies.is_some()
     }
 
     /// The code of a row that another segment had.
@@ -136,7 +153,7 @@ impl Coded {
     /// Gives rows copies; before anything is encoded.
     pub(super) fn set_postings(&mut self, postings: Option<Postings>) {
         if postings.is_some() {
-            self.group_bytes = group_bytes(self.dimension()) + ORDINALS_BYTES as usize;
+            self.group_bytes = self.encoder.group_bytes() + ORDINALS_BYTES as usize;
         }
         self.postings = postings;
     }
@@ -229,6 +246,9 @@ impl Coded {
         let rows = vectors.len() / d;
         let stride = stored.len() / rows.max(1);
         let encoder = self.encoder();
+        // All at once where all are encoded, which is faster.
+        let turned = if self.is_kept() { Vec::new() } else { encoder.turn(vectors) };
+        let each = turned.len() / rows.max(1);
         let (mut leaf, mut leaf_encoder) = (usize::MAX, None);
         let mut group = Vec::with_capacity(self.group_bytes);
         let mut codes = vec![RowCode::default(); GROUP];
@@ -246,12 +266,16 @@ impl Coded {
                     leaf_encoder = Some(encoder.leaf(self.centroid(leaf)));
                 }
                 if let Some(encoder) = &mut leaf_encoder {
-                    encoder.encode(&vectors[row * d..][..d], code);
+                    let values = &vectors[row * d..][..d];
+                    match each {
+                        0 => encoder.encode(values, code),
+                        _ => encoder.encode_turned(values, &turned[row * each..][..each], code),
+                    }
                 }
                 code.check = check16(&stored[row * stride..][..stride]);
             }
             group.clear();
-            pack_group(&codes[..lanes], d, &mut group);
+            pack_group(&codes[..lanes], encoder.bits(), &mut group);
             out.copy_from_slice(&group);
         }
     }

@@ -12,7 +12,7 @@ use esker_index::{GROUP, RowCode, Seconds, pack_row};
 use super::calibration::Truth;
 use super::codes::{Coded, leaf_of};
 use super::vectors::Vectors;
-use super::{BuildOptions, Copies};
+use super::{BuildOptions, Choice};
 
 /// Of codes up to this many bytes a cold search reads enough at first: there copies save it nothing and lie further apart. Measured
 /// at 10 MB, where they cost requests, and at 104 MB, where they gain recall (RFC 0011).
@@ -41,11 +41,11 @@ impl Postings {
         truth: &Truth,
         options: BuildOptions,
     ) -> Result<Option<Postings>> {
-        let BuildOptions { seed, threads, copies } = options;
+        let BuildOptions { seed, threads, copies, .. } = options;
         let wanted = match copies {
-            Copies::WhereWorth => coded.groups_len(vectors.rows()) > ENOUGH,
-            Copies::Always => true,
-            Copies::Never => false,
+            Choice::WhereWorth => coded.groups_len(vectors.rows()) > ENOUGH,
+            Choice::Always => true,
+            Choice::Never => false,
         };
         if !wanted || coded.centroids.leaves() < 2 {
             return Ok(None);
@@ -61,7 +61,7 @@ impl Postings {
         let (once, twice) = truth.leaves(coded, leaf_starts, &second, FEWER.1, threads);
         tracing::debug!(once, twice, "leaves that have the neighbours, without copies and with");
         let worth = once > MANY && f64::from(once) >= FEWER.0 * f64::from(twice);
-        Ok((worth || copies == Copies::Always).then(|| Postings::new(leaf_starts, &second)))
+        Ok((worth || copies == Choice::Always).then(|| Postings::new(leaf_starts, &second)))
     }
 
     /// The posting lists of leaves and of copies in the second leaf of each row.
@@ -148,11 +148,13 @@ impl Coded {
         // Preparing a leaf costs as much as encoding a row.
         work.sort_unstable();
         let encoder = self.encoder();
+        let turned = encoder.turn(vectors);
+        let each = turned.len() / rows.max(1);
         for same in work.chunk_by(|a, b| a.0 == b.0) {
             let mut leaf = encoder.leaf(self.centroid(same[0].0 as usize));
             for (_, posting, row) in same {
                 let mut code = RowCode::default();
-                leaf.encode(&vectors[row * d..][..d], &mut code);
+                leaf.encode_turned(&vectors[row * d..][..d], &turned[row * each..][..each], &mut code);
                 code.check = esker_index::check16(&stored[row * stride..][..stride]);
                 codes.push((*posting, *row, code));
             }
@@ -165,7 +167,7 @@ impl Coded {
 
     /// Marks the lanes behind the last posting.
     pub(super) fn mark_absent(&self, postings: usize, groups: &mut [u8]) {
-        let absent = RowCode::absent(self.dimension());
+        let absent = RowCode::absent(self.encoder().bits());
         for posting in postings..postings.next_multiple_of(GROUP) {
             self.put(groups, posting, &absent, 0);
         }
@@ -175,7 +177,7 @@ impl Coded {
         let (group, lane) = (posting / GROUP, posting % GROUP);
         let group = &mut groups[group * self.group_bytes..][..self.group_bytes];
         let (codes, ordinals) = group.split_at_mut(self.group_bytes - ORDINALS_BYTES as usize);
-        pack_row(code, self.dimension(), lane, codes);
+        pack_row(code, self.encoder().bits(), lane, codes);
         ordinals[4 * lane..][..4].copy_from_slice(&ordinal.to_le_bytes());
     }
 }

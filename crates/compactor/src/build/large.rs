@@ -304,6 +304,8 @@ impl Large<'_> {
         let mut coded = self.coded(written, base)?;
         let truth = Truth::find(vectors, &coded, self.options)?;
         self.watch.lap("truth");
+        coded.choose_basis(vectors, starts, &truth, self.options)?;
+        self.watch.lap("basis");
         coded.set_postings(Postings::choose(vectors, &coded, starts, &truth, self.options)?);
         self.watch.lap("copies");
         let mut groups = coded.new_groups(vectors.rows());
@@ -391,9 +393,10 @@ impl Large<'_> {
             schema,
             rows: &written.layout,
             seqs: written.ids.seqs,
-            padded: coded.padded as u32,
+            code_bits: coded.encoder().bits() as u32,
             rotation_seed: coded.seed,
-            scale: coded.scale,
+            scale: coded.encoder().scale(),
+            basis: coded.basis(),
             calibration,
             leaf_starts: &written.leaf_starts,
             centroid_bits: coded.centroid_bits,

@@ -9,7 +9,7 @@ use esker_format::schema::Settings;
 use esker_format::segment::index::Header;
 use esker_format::{Error, Result};
 use esker_index::{
-    Adapted, Centroids, Clustering, GROUP, Origin, RowCode, Standing, adapt, leaf_target, pick_bits,
+    Adapted, Centroids, Clustering, Encoder, GROUP, Origin, RowCode, Standing, adapt, leaf_target, pick_bits,
     unpack_row,
 };
 
@@ -47,7 +47,8 @@ pub(super) struct Kept {
     pub(super) centroids: Vec<u8>,
     /// Seed of the rotation.
     pub(super) seed: u64,
-    pub(super) scale: f32,
+    /// What its codes are made with.
+    pub(super) encoder: Encoder,
     pub(super) copies: Moved,
 }
 
@@ -63,7 +64,8 @@ pub(super) struct Leaves<'a> {
 
 /// Codes of a base that stay as they are.
 pub(super) struct Moved {
-    d: usize,
+    /// Of a code.
+    bits: usize,
     /// Bytes from a group to the next, and those of its codes.
     group_bytes: (usize, usize),
     codes: BaseCodes,
@@ -137,7 +139,7 @@ impl Base<'_> {
             .collect();
         let centroids = Centroids::extend(facts.centroid_bits, d, &self.header.centroids(), &origins);
         let copies = Moved {
-            d,
+            bits: facts.code_bits as usize,
             group_bytes: (facts.group_bytes as usize, self.header.bare_group_bytes() as usize),
             codes: self.codes.clone(),
             window: Vec::new(),
@@ -148,9 +150,22 @@ impl Base<'_> {
             bits: facts.centroid_bits,
             centroids: centroids.map_err(|e| self.wrong(&e))?,
             seed: facts.rotation_seed,
-            scale: facts.scale,
+            encoder: self.encoder(d)?,
             copies,
         }))
+    }
+
+    /// What its codes are made with.
+    fn encoder(&self, d: usize) -> Result<Encoder> {
+        let (facts, basis) = (self.header.facts(), self.header.basis());
+        let metric = metric(self.header.settings());
+        let encoder = Encoder::stored(metric, d, facts.rotation_seed, facts.scale, basis.as_deref());
+        let encoder = encoder.map_err(|e| self.wrong(e))?;
+        let (bits, bytes) = (facts.code_bits as usize, self.header.bare_group_bytes() as usize);
+        if (bits, bytes) != (encoder.bits(), encoder.group_bytes()) {
+            return Err(self.wrong("its codes are not those of its dimension or basis"));
+        }
+        Ok(encoder)
     }
 
     /// Whether the centroids of so many leaves are stored as its own are.
@@ -206,7 +221,7 @@ impl Moved {
     pub(super) fn get(&self, ordinal: usize) -> Option<RowCode> {
         let posting = *self.from.get(ordinal).filter(|posting| **posting != Moved::NONE)? as usize;
         let group = self.group(posting / GROUP)?.get(..self.group_bytes.1)?;
-        unpack_row(group, self.d, posting % GROUP)
+        unpack_row(group, self.bits, posting % GROUP)
     }
 
     /// The bytes from a group of the base on.

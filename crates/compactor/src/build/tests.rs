@@ -4,7 +4,7 @@ use arrow::compute::concat_batches;
 use esker_format::schema::{Metric as Kind, VectorType};
 use esker_format::segment::index::Header;
 use esker_format::segment::payload::decode_block;
-use esker_index::{Bound, Centroids, CodeQuery, Codes, Exact, Rotation, Run, TopK, check16, unpack_group};
+use esker_index::{Bound, Centroids, Codes, Encoder, Exact, Run, TopK, check16, unpack_group};
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 
 use super::*;
@@ -23,7 +23,7 @@ fn build(batches: Vec<RecordBatch>, settings: &Settings, threads: usize) -> Opti
     build_segment(
         batches,
         target,
-        BuildOptions { seed: SEED, threads, copies: Copies::default() },
+        BuildOptions { seed: SEED, threads, copies: Choice::default(), basis: Choice::default() },
         &clock(),
         &|_, _| {},
     )
@@ -65,8 +65,9 @@ impl Opened {
         let centroids =
             Centroids::decode(facts.centroid_bits, facts.leaves as usize, d, &self.header.centroids())
                 .unwrap();
-        let rotation = Rotation::new(facts.rotation_seed, d);
-        let asked = CodeQuery::new(metric, d, &rotation, facts.scale, query);
+        let basis = self.header.basis();
+        let encoder = Encoder::stored(metric, d, facts.rotation_seed, facts.scale, basis.as_deref()).unwrap();
+        let asked = encoder.query(query);
         let scores = centroids.scores(metric, query);
         let runs: Vec<Run> = (0..facts.leaves)
             .map(|leaf| {
@@ -247,14 +248,15 @@ fn rows_of_another_schema_are_refused() {
     let batch = rows(&settings, clustered(5, 4, 6));
     let (collection, schema) = (collection(), Schema::default());
     let target = Target { collection: &collection, settings: &settings, schema: &schema };
-    let options = BuildOptions { seed: SEED, threads: 1, copies: Copies::default() };
+    let options =
+        BuildOptions { seed: SEED, threads: 1, copies: Choice::default(), basis: Choice::default() };
     let refused = build_segment(vec![batch], target, options, &clock(), &|_, _| {});
     assert_eq!(refused.unwrap_err().kind(), esker_format::Kind::Internal);
 }
 
 /// The same rows, built in scratch files.
 fn build_large(batches: &[RecordBatch], settings: &Settings, memory: u64, threads: usize) -> BuiltSegment {
-    let options = BuildOptions { seed: SEED, threads, copies: Copies::default() };
+    let options = BuildOptions { seed: SEED, threads, copies: Choice::default(), basis: Choice::default() };
     build_in_scratch(batches, None, settings, memory, options)
 }
 

@@ -257,7 +257,7 @@ fn name() -> Name {
 
 /// So little memory that there are several buckets.
 fn options() -> Options {
-    Options { threads: 2, seed: 3, memory: 4 << 20, copies: Copies::Never }
+    Options { threads: 2, seed: 3, memory: 4 << 20, copies: Choice::Never, basis: Choice::Never }
 }
 
 fn compactor() -> Compactor {

@@ -109,9 +109,9 @@ pub async fn segment(verb: Segment, store: &str, output: &Output) -> Result<()> 
                 .map(|c| json!({"min_recall": c.min_recall, "b": c.b, "delta": c.delta, "rerank": c.rerank}))
                 .collect();
             json!({
-                "number": i, "segment": s, "leaves": f.leaves, "postings": f.postings, "padded": f.padded,
+                "number": i, "segment": s, "leaves": f.leaves, "postings": f.postings, "code_bits": f.code_bits,
                 "group_bytes": f.group_bytes, "centroid_bits": f.centroid_bits, "rotation_seed": f.rotation_seed,
-                "scale": f.scale, "calibration": calibration,
+                "scale": f.scale, "basis": h.basis().map(|b| b.len()), "calibration": calibration,
             })
         })
         .collect();

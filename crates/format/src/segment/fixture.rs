@@ -183,9 +183,10 @@ pub(crate) fn build(n: usize, spill: bool) -> Built {
         schema: &schema(),
         rows: &layout,
         seqs: (1, 1 + n as u64 / 100),
-        padded: 64,
+        code_bits: 64,
         rotation_seed: 42,
         scale: 0.125,
+        basis: None,
         calibration: [0.9, 0.95, 0.98, 0.99].map(|min_recall| Calibration {
             min_recall,
             b: 0.1,

@@ -16,6 +16,7 @@
 //! | 7 | attribute directory | header | see `attributes` |
 //! | 8 | id map directory | header | 65 × u32 positions, error below u32, above u32 |
 //! | 9 | payload sizes | header | u32 per block, while ≤ 52 KiB |
+//! | 10 | basis | header | with `basis` only: what codes are made with; opaque, by `esker-index` |
 //! | 16 | codes | cold | groups of 32 postings; with `spill` each ends with 32 × ordinal u32 |
 //! | 18 | idplane | cold | u64 hash of the id per posting |
 //! | 19 | idmap | cold | pages of 341 × (hash u64 · ordinal u32) sorted by hash, and a CRC |
@@ -69,6 +70,8 @@ pub enum Section {
     IdMapDirectory = 8,
     /// Size of each payload block.
     PayloadSizes = 9,
+    /// The basis of codes that are not made with a random rotation.
+    Basis = 10,
     /// Code groups.
     Codes = 16,
     /// Hash of the id of each posting.
@@ -103,8 +106,8 @@ pub struct Facts {
     pub leaves: u32,
     /// Entries of the id map.
     pub id_hashes: u32,
-    /// Dimensions of a code: the dimension rounded up to 64.
-    pub padded: u32,
+    /// Bits of a code: the dimension rounded up to 64, or what a basis has.
+    pub code_bits: u32,
     /// Bytes of a code group, its ordinals included.
     pub group_bytes: u32,
     /// Bits per element of the stored centroids.

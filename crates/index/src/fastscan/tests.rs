@@ -28,7 +28,27 @@ proptest! {
         let mut random = SplitMix::new(seed);
         let codes = random_bytes(&mut random, 256 * words);
         let entries = random_entries(&mut random, 256 * words);
-        prop_assert_eq!(sums_fast(&codes, &entries), sums_scalar(&codes, &entries));
+        prop_assert_eq!(sums_fast(&codes, &entries, &[]), sums_scalar(&codes, &entries, &[]));
+    }
+
+    #[test]
+    fn shifted_sums_are_equal_to_the_twin(blocks in 1usize..60, seed in any::<u64>()) {
+        let mut random = SplitMix::new(seed);
+        let codes = random_bytes(&mut random, FOUR * blocks);
+        let entries = random_entries(&mut random, FOUR * blocks);
+        // As many shifts as sums of 16 bits allow, wherever they fall.
+        let (mut shifts, mut exponent, mut sum) = (Vec::new(), 0, 0u64);
+        for block in (1..blocks).rev() {
+            sum += (BLOCK as u64 * u64::from(MOST)) << exponent;
+            let by = random.below(3) as u32;
+            let left = block as u64 * ((BLOCK as u64 * u64::from(MOST)) << (exponent + by));
+            if by > 0 && sum + left <= u64::from(u16::MAX) {
+                shifts.push((FOUR * block, by));
+                exponent += by;
+            }
+        }
+        shifts.reverse();
+        prop_assert_eq!(sums_fast(&codes, &entries, &shifts), sums_scalar(&codes, &entries, &shifts));
     }
 
     #[test]
@@ -63,7 +83,8 @@ fn sample(random: &mut SplitMix, d: usize) -> (Vec<u8>, Tables, LaneTerms) {
     }
     let entries = random_entries(random, 4 * d);
     let (step, unit) = (0.01 / (d as f32).sqrt(), 0.5);
-    let tables = Tables { entries, step, bias: -step * 8.0 * d as f32, noise: 0.01, add_unit: 0.25, unit };
+    let bias = -step * 8.0 * d as f32;
+    let tables = Tables { entries, shifts: Vec::new(), step, bias, noise: 0.01, add_unit: 0.25, unit };
     let mut lanes = || std::array::from_fn(|_| random.unit());
     let terms = LaneTerms { add: lanes(), scale: lanes(), err: lanes() };
     (group, tables, terms)
@@ -72,5 +93,5 @@ fn sample(random: &mut SplitMix, d: usize) -> (Vec<u8>, Tables, LaneTerms) {
 #[test]
 fn u16_sums_do_not_overflow_at_the_largest_entries() {
     let entries = vec![MOST; 4 * 8192];
-    assert_eq!(sums_fast(&vec![0x5A; 4 * 8192], &entries), [u32::from(MOST) * 2048; GROUP]);
+    assert_eq!(sums_fast(&vec![0x5A; 4 * 8192], &entries, &[]), [u32::from(MOST) * 2048; GROUP]);
 }

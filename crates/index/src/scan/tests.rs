@@ -1,17 +1,18 @@
 use super::*;
-use crate::tests::{Segment, mixture};
-use crate::{Exact, pack_group, unpack_group};
+use crate::tests::{Segment, mixture, power_law};
+use crate::{Exact, group_bytes, pack_group, unpack_group};
 
 struct Errors {
     count: f64,
     inside: f64,
     bias: f64,
     spread: f64,
+    square: f64,
 }
 
 /// Compares every estimate with the exact rankable distance.
 fn errors(segment: &Segment, queries: &[f32]) -> Errors {
-    let mut errors = Errors { count: 0.0, inside: 0.0, bias: 0.0, spread: 0.0 };
+    let mut errors = Errors { count: 0.0, inside: 0.0, bias: 0.0, spread: 0.0, square: 0.0 };
     for query in queries.chunks_exact(segment.d) {
         let coded = segment.query(query);
         let exact = Exact::new(segment.metric, query);
@@ -25,6 +26,7 @@ fn errors(segment: &Segment, queries: &[f32]) -> Errors {
             errors.inside += f64::from(u8::from(off.abs() <= 1.9 * err));
             errors.bias += f64::from(off / err);
             errors.spread += f64::from(off / err).powi(2);
+            errors.square += f64::from(off).powi(2);
             f32::INFINITY
         });
         assert_eq!(next, segment.rows.len() / segment.d);
@@ -37,10 +39,23 @@ fn tables_of_next_to_nothing_are_finite() {
     for tiny in [1e-45f32, 1e-40, 1e-38, 1e-36, 1e-30] {
         let mut rotated = vec![0.0; 64];
         (rotated[0], rotated[7]) = (tiny, -tiny);
-        let tables = tables(&rotated, 1.0);
+        let tables = tables(&rotated, 0.125, 1.0);
         assert!(tables.step.is_finite() && tables.bias.is_finite() && tables.step > 0.0, "{tiny:e}");
         assert!(tables.bias.abs() <= 3.0 * tiny, "{tiny:e}: {}", tables.bias);
         assert!(tables.noise <= 1e-36f32.max(tiny), "{tiny:e}: {}", tables.noise);
+        for rest in [0.0, tiny] {
+            let sums: Vec<[f32; 16]> = (0..32)
+                .map(|table| std::array::from_fn(|v| if table < 8 { v as f32 * tiny } else { rest }))
+                .collect();
+            let tables = stepped_tables(&sums, 1.0, 1.0);
+            assert!(tables.step.is_finite() && tables.step > 0.0 && tables.noise.is_finite(), "{tiny:e}");
+            assert!(tables.noise > 0.0 || tiny < 1e-30, "{tiny:e}");
+            assert!(
+                (tables.bias - 24.0 * rest).abs() <= 1e-36f32.max(100.0 * tiny),
+                "{tiny:e}: {}",
+                tables.bias
+            );
+        }
     }
 }
 
@@ -60,6 +75,83 @@ fn estimates_are_unbiased_and_within_their_error() {
             assert!((0.5..0.95).contains(&spread), "{metric} {d}: spread of {spread} err");
         }
     }
+}
+
+#[test]
+fn learned_codes_of_half_the_bits_err_less() {
+    let d = 128;
+    for (a, offset) in [(1.2, 0.0), (1.5, 0.2)] {
+        let all = power_law(7, 6_020, d, a, offset);
+        let (data, queries) = all.split_at(6_000 * d);
+        for metric in [Metric::Cosine, Metric::L2, Metric::Dot] {
+            let learned = Segment::learned(metric, d, data, 64, d / 2);
+            let found = errors(&learned, queries);
+            let inside = found.inside / found.count;
+            assert!(inside >= 0.97, "{metric} {a}: {inside} inside");
+            let bias = found.bias / found.count;
+            assert!(bias.abs() < 0.1, "{metric} {a}: bias of {bias} err");
+            let spread = (found.spread / found.count).sqrt();
+            assert!((0.5..1.0).contains(&spread), "{metric} {a}: spread of {spread} err");
+            let random = errors(&Segment::build(metric, d, data, 64, 8), queries);
+            let ratio = (found.square / found.count).sqrt() / (random.square / random.count).sqrt();
+            assert!(ratio < 0.9, "{metric} {a}: {ratio} of the errors of a bit per dimension");
+        }
+    }
+}
+
+#[test]
+fn queries_unlike_the_rows_are_doubted() {
+    let d = 128;
+    let data = power_law(7, 6_000, d, 1.2, 0.0);
+    let mut random = crate::SplitMix::new(5);
+    let queries: Vec<f32> = (0..30 * d).map(|_| random.normal()).collect();
+    for metric in [Metric::Cosine, Metric::L2, Metric::Dot] {
+        let segment = Segment::learned(metric, d, &data, 64, d / 2);
+        let found = errors(&segment, &queries);
+        let inside = found.inside / found.count;
+        assert!(inside >= 0.96, "{metric}: {inside} inside");
+        let spread = (found.spread / found.count).sqrt();
+        assert!((0.4..1.1).contains(&spread), "{metric}: spread of {spread} err");
+    }
+}
+
+#[test]
+fn what_a_basis_does_not_see_is_doubted() {
+    let (d, seen) = (128, 60);
+    let mut random = crate::SplitMix::new(6);
+    let mut rows = |from: usize, to: usize, n: usize| -> Vec<f32> {
+        let mut value = |j: usize| if (from..to).contains(&j) { random.normal() } else { 0.0 };
+        (0..n * d).map(|i| value(i % d)).collect()
+    };
+    // Learned from rows that have nothing in the last directions; the others and the queries lie there, too.
+    let learned = Segment::learned(Metric::L2, d, &rows(0, seen, 4_000), 64, d / 2).encoder;
+    let (others, queries) = (rows(0, d, 500), rows(0, d, 20));
+    let centroid = vec![0.0; d];
+    let codes: Vec<_> = others
+        .chunks_exact(d)
+        .map(|row| {
+            let mut code = crate::RowCode::default();
+            learned.encode(row, &centroid, &mut code);
+            code
+        })
+        .collect();
+    let mut groups = Vec::new();
+    codes.chunks(GROUP).for_each(|group| pack_group(group, learned.bits(), &mut groups));
+    let (mut inside, mut count) = (0, 0);
+    for query in queries.chunks_exact(d) {
+        let exact = Exact::new(Metric::L2, query);
+        let asked = learned.query_near(query, &centroid);
+        let term = asked.term(-(crate::sums::norm(query) as f32), 0.0);
+        let codes = Codes { groups: &groups, first_group: 0, beside: 0 };
+        let run = Run { first: 0, end: 500, term };
+        asked.scan(codes, &[run], |_| u32::MAX, Bound::NONE, &mut |posting, estimate, err| {
+            let off = estimate - Metric::L2.rankable(exact.f32(&others[posting * d..][..d]));
+            count += 1;
+            inside += usize::from(off.abs() <= 1.9 * err);
+            f32::INFINITY
+        });
+    }
+    assert!(count == 10_000 && inside >= 9_500, "{inside} of {count} inside");
 }
 
 fn small() -> (Segment, Vec<f32>) {

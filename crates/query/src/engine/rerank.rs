@@ -15,16 +15,33 @@ use crate::search::estimate::Candidate;
 use crate::search::{Asked, Place};
 use crate::segment::{Payload, Vectors};
 
-/// Requests of the wave after codes were read whole, with few requests, as far as that wastes little …
-const AFTER_ALL: Thrift = Thrift { requests: 48, waste: 1 << 20 };
-/// … and after leaves were probed.
-const AFTER_PROBING: Thrift = Thrift { requests: 32, waste: 2 << 20 };
+/// What the last wave may cost.
+#[derive(Clone, Copy)]
+struct Budget {
+    /// With few requests, as far as that wastes little …
+    few: Thrift,
+    /// … of candidates that would take more requests than this the least likely are left out …
+    requests: usize,
+    /// … if few of the nearest are expected among them: else so much is wasted …
+    rather: Thrift,
+    /// … and up to so many requests are made.
+    most: usize,
+}
+
+/// After codes were read whole …
+const AFTER_ALL: Budget = Budget {
+    few: Thrift { requests: 48, waste: 1 << 20 },
+    requests: 64,
+    rather: Thrift { requests: 64, waste: 4 << 20 },
+    most: 96,
+};
+/// … after leaves were probed, which took 24 requests and 3 MiB already …
+const AFTER_PROBING: Budget = Budget { few: Thrift { requests: 32, waste: 2 << 20 }, ..AFTER_ALL };
+/// … and where most candidates are by codes of a learned basis: with better estimates few of the nearest are left out.
+const WITH_BASIS: Budget =
+    Budget { requests: 38, rather: Thrift { requests: 38, waste: 2 << 20 }, most: 46, ..AFTER_PROBING };
 /// Each segment beside the first takes so many bytes off that waste: it has a header of its own.
 const LESS_WASTE: u64 = 192 << 10;
-/// Of candidates that would take more requests than this the least likely are left out …
-const MOST_REQUESTS: usize = 64;
-/// … if few of the nearest are expected among them: else more is wasted, and more requests are made.
-const RATHER: (Thrift, usize) = (Thrift { requests: 64, waste: 4 << 20 }, 96);
 /// More recall than this, and none are left out.
 const FRUGAL: f32 = 0.98 + 1e-6;
 
@@ -71,17 +88,28 @@ impl Reader {
         });
         let places: Vec<Places> = futures::future::try_join_all(places).await?;
         let further = parts.len().saturating_sub(1) as u64;
-        let waste = AFTER_PROBING.waste.saturating_sub(LESS_WASTE * further);
-        let thrift = if scene.loaded.whole { AFTER_ALL } else { Thrift { waste, ..AFTER_PROBING } };
+        let has_basis = |c: &&Candidate| parts[c.segment as usize].segment.leaves.encoder.basis().is_some();
+        let by_basis = match &*wanted {
+            Wanted::Rows(_) => false,
+            Wanted::Candidates(all, _) => 2 * all.iter().filter(has_basis).count() > all.len(),
+        };
+        let mut budget = match (scene.loaded.whole, by_basis) {
+            (true, _) => AFTER_ALL,
+            (false, false) => AFTER_PROBING,
+            (false, true) => WITH_BASIS,
+        };
+        if !scene.loaded.whole {
+            budget.few.waste = budget.few.waste.saturating_sub(LESS_WASTE * further);
+        }
         let mut left_out = 0.0;
         let gap = match wanted {
-            Wanted::Rows(_) => thrift.gap([]),
+            Wanted::Rows(_) => budget.few.gap([]),
             Wanted::Candidates(all, least) => {
-                let mut thrift = thrift;
+                let mut thrift = budget.few;
                 if scene.min_recall <= FRUGAL {
                     let loss = f64::from(1.0 - scene.min_recall) * scene.k as f64;
                     let kept;
-                    (kept, thrift) = affordable(parts, all, *least, &places, thrift, loss);
+                    (kept, thrift) = affordable(parts, all, *least, &places, budget, loss);
                     left_out = all.drain(kept..).map(|c| c.chance).sum();
                 }
                 thrift.gap(lists(parts, all, &places).iter().map(Vec::as_slice))
@@ -145,7 +173,7 @@ fn affordable(
     all: &[Candidate],
     least: usize,
     places: &[Places],
-    thrift: Thrift,
+    budget: Budget,
     loss: f64,
 ) -> (usize, Thrift) {
     let most = |least: usize, high: usize, thrift: Thrift, requests: usize| {
@@ -160,7 +188,7 @@ fn affordable(
         }
         low
     };
-    let few = most(least, all.len(), thrift, MOST_REQUESTS);
+    let few = most(least, all.len(), budget.few, budget.requests);
     let mut lost = 0.0;
     let unlikely = all[few..].iter().rev().take_while(|c| {
         lost += c.chance;
@@ -168,10 +196,9 @@ fn affordable(
     });
     let wanted = all.len() - unlikely.count();
     if wanted <= few {
-        return (few, thrift);
+        return (few, budget.few);
     }
-    let (rather, requests) = RATHER;
-    (most(few, wanted, rather, requests), rather)
+    (most(few, wanted, budget.rather, budget.most), budget.rather)
 }
 
 /// The ranges of candidates' vectors and payload blocks, a list per file.

@@ -1,5 +1,6 @@
 //! Every read against brute force over what was written, on a store in memory, through the real writer and compactor.
 
+mod basis;
 mod cold;
 mod copies;
 mod edges;

@@ -35,8 +35,10 @@ impl<'a> Ranking<'a> {
     pub fn new(asked: &Asked, segments: impl Iterator<Item = &'a Leaves>) -> Self {
         let (mut posed, mut left) = (Vec::new(), Vec::new());
         for (number, leaves) in (0u32..).zip(segments) {
-            let codes = leaves.pose(asked);
-            let (most, exact) = leaves.ceilings(asked, &codes);
+            // Codes of a basis are read by what leaves score; codes of centroids as those of rows where these have none.
+            let plain = leaves.encoder.basis().is_none().then(|| leaves.pose(asked, &[], None));
+            let (most, exact) = leaves.ceilings(asked, plain.as_ref());
+            let codes = plain.unwrap_or_else(|| leaves.pose(asked, &most, exact.as_ref()));
             left.extend((0u32..).zip(most).map(|(leaf, most)| (most, number, leaf)));
             posed.push(Posed { leaves, codes, exact });
         }

@@ -2,13 +2,15 @@
 
 use std::sync::OnceLock;
 
-use esker_index::{Centroids, Coarse, CodeQuery, LeafQuery, Metric, Rotation};
+use esker_index::{Centroids, Coarse, CodeQuery, Encoder, LeafQuery, Metric};
 
 use crate::search::Asked;
 
 /// From so many leaves on it is worth having codes of their centroids: fewer are scored as fast without. Segments of tests
 /// are small.
 const MANY_LEAVES: usize = if cfg!(test) { 8 } else { 512 };
+/// Leaves that may score most, of which the best is looked for.
+const NEAR: usize = 16;
 /// Standard errors of doubt about the estimate of a centroid: what is left out is not looked at again.
 const SLACK: f32 = 2.5;
 
@@ -17,19 +19,15 @@ const SLACK: f32 = 2.5;
 pub(crate) struct Leaves {
     pub metric: Metric,
     pub centroids: Centroids,
-    pub rotation: Rotation,
-    /// Of the rotation.
-    pub seed: u64,
-    /// The rms norm of the residuals of rows.
-    pub scale: f32,
+    /// What codes of rows are made with.
+    pub encoder: Encoder,
     /// Codes of the centroids, where there are many and they are looked at often.
     coarse: OnceLock<Coarse>,
 }
 
 impl Leaves {
-    pub fn new(metric: Metric, centroids: Centroids, seed: u64, scale: f32) -> Leaves {
-        let rotation = Rotation::new(seed, centroids.dimension());
-        Leaves { metric, centroids, rotation, seed, scale, coarse: OnceLock::new() }
+    pub fn new(centroids: Centroids, encoder: Encoder) -> Leaves {
+        Leaves { metric: encoder.metric(), centroids, encoder, coarse: OnceLock::new() }
     }
 
     /// Their mean, as the only leaf.
@@ -40,7 +38,7 @@ impl Leaves {
             mean.iter_mut().zip(centroid).for_each(|(m, c)| *m += c / self.count() as f32);
         }
         let centroids = Centroids::decode(8, 1, d, &Centroids::encode(8, 1, d, &mean)).ok()?;
-        Some(Leaves::new(self.metric, centroids, self.seed, self.scale))
+        Some(Leaves::new(centroids, self.encoder.clone()))
     }
 
     /// How many.
@@ -56,22 +54,39 @@ impl Leaves {
     /// Makes codes of the centroids, if there are many.
     pub fn hold_coarse(&self) {
         if self.count() >= MANY_LEAVES {
-            self.coarse.get_or_init(|| Coarse::new(self.metric, &self.centroids, self.seed, self.scale));
+            self.coarse.get_or_init(|| Coarse::new(&self.centroids, &self.encoder));
         }
     }
 
-    /// Bytes of these codes in memory.
-    pub fn coarse_bytes(&self) -> u64 {
-        self.coarse.get().map_or(0, Coarse::bytes)
+    /// Bytes of these codes in memory, and of the basis of those of rows.
+    pub fn code_bytes(&self) -> u64 {
+        self.coarse.get().map_or(0, Coarse::bytes) + self.encoder.bytes()
     }
 
-    /// A query, prepared for the codes of rows.
-    pub fn pose(&self, asked: &Asked) -> CodeQuery {
-        CodeQuery::new(self.metric, self.dimension(), &self.rotation, self.scale, &asked.vector)
+    /// A query, prepared for the codes of rows, given what leaves score, or may score at most if it is prepared for exact scores.
+    pub fn pose(&self, asked: &Asked, scores: &[f32], exact: Option<&LeafQuery>) -> CodeQuery {
+        if self.encoder.basis().is_none() {
+            return self.encoder.query(&asked.vector);
+        }
+        let mut near: Vec<(f32, usize)> = scores.iter().copied().zip(0..).collect();
+        if let Some(exact) = exact {
+            if near.len() > NEAR {
+                near.select_nth_unstable_by(NEAR, |a, b| b.0.total_cmp(&a.0).then(a.1.cmp(&b.1)));
+                near.truncate(NEAR);
+            }
+            let mut scores = vec![0.0; near.len()];
+            self.centroids.scores_of(exact, near.iter().map(|(_, leaf)| *leaf), &mut scores);
+            near.iter_mut().zip(scores).for_each(|(leaf, score)| leaf.0 = score);
+        }
+        let best = near.iter().max_by(|a, b| a.0.total_cmp(&b.0)).map_or(0, |(_, leaf)| *leaf);
+        let mut centroid = vec![0.0; self.dimension()];
+        self.centroids.dequantised(best, &mut centroid);
+        self.encoder.query_near(&asked.vector, &centroid)
     }
 
-    /// What each leaf scores at most; if that is an estimate, also the query prepared for exact scores.
-    pub fn ceilings(&self, asked: &Asked, codes: &CodeQuery) -> (Vec<f32>, Option<LeafQuery>) {
+    /// What each leaf scores at most; if that is an estimate, also the query prepared for exact scores. `codes` is what
+    /// [`Leaves::pose`] gave, if it was asked for.
+    pub fn ceilings(&self, asked: &Asked, codes: Option<&CodeQuery>) -> (Vec<f32>, Option<LeafQuery>) {
         match self.coarse.get() {
             Some(coarse) => {
                 let exact = self.centroids.ask(self.metric, &asked.vector);
@@ -83,7 +98,7 @@ impl Leaves {
 
     /// The score of each leaf; NaN of those that score less than `least`.
     pub fn scoring(&self, asked: &Asked, codes: &CodeQuery, least: f32) -> Vec<f32> {
-        let (mut scores, exact) = self.ceilings(asked, codes);
+        let (mut scores, exact) = self.ceilings(asked, Some(codes));
         if let Some(exact) = exact {
             let near: Vec<usize> = (0..scores.len()).filter(|leaf| scores[*leaf] >= least).collect();
             scores.fill(f32::NAN);
@@ -108,7 +123,7 @@ impl Leaves {
             let fits = scores.iter().enumerate().map(|(leaf, score)| (fit(leaf, *score), leaf));
             fits.filter(|f| !f.0.is_nan()).max_by(|a, b| a.0.total_cmp(&b.0)).map_or(0, |(_, leaf)| leaf)
         };
-        let (mut scores, exact) = self.ceilings(asked, &self.pose(asked));
+        let (mut scores, exact) = self.ceilings(asked, None);
         let mut found = best(&scores);
         if let Some(exact) = exact {
             let mut score = [0.0];

@@ -22,7 +22,7 @@ use crate::segment::{Leaves, Segment};
 /// Rows of a leaf that the first chunk aims at where it is clustered, and most leaves.
 const LEAF_ROWS: usize = 128;
 const LEAVES: usize = 32;
-/// Of the clustering and of the rotation. Nothing of them is stored.
+/// Of the clustering, and of the rotation where a segment has none. Nothing of them is stored.
 const SEED: u64 = 0x7461_696c;
 /// Most rows of a chunk …
 const CHUNK_ROWS: usize = 4096;
@@ -116,11 +116,16 @@ impl TailCodes {
         let means = centroids.all_dequantised();
         let leaf = |row: usize| &means[found.assignment[row] as usize * dimension..][..dimension];
         let scale = residual_scale(metric, dimension, batch.vectors, leaf);
-        TailCodes::of(Arc::new(Leaves::new(metric, centroids, SEED, scale)), None, Vec::new())
+        let encoder = Encoder::new(metric, dimension, SEED, scale);
+        TailCodes::of(Arc::new(Leaves::new(centroids, encoder)), None, Vec::new())
     }
 
     fn of(leaves: Arc<Leaves>, made: Option<Made>, limits: Vec<Calibration>) -> Option<TailCodes> {
-        let encoder = Encoder::new(leaves.metric, leaves.dimension(), leaves.seed, leaves.scale);
+        // A basis was learned from other rows: of these its errors are not known.
+        let encoder = match leaves.encoder.basis() {
+            None => leaves.encoder.clone(),
+            Some(_) => Encoder::new(leaves.metric, leaves.dimension(), SEED, leaves.encoder.scale()),
+        };
         let centre = leaves.centre()?;
         let shared = Arc::new(Shared { leaves, centre, made, limits, encoder });
         Some(TailCodes { shared, chunks: Vec::new() })
@@ -187,7 +192,7 @@ impl TailCodes {
         mut emit: impl FnMut(At) -> f32,
     ) -> u64 {
         let leaves = &self.shared.leaves;
-        let query = leaves.pose(asked);
+        let query = self.shared.encoder.query(&asked.vector);
         let kth = leaves.metric.score(leaves.metric.estimate_to_distance(bound.threshold));
         let margin = min_recall.map_or(f32::INFINITY, |r| limits(&self.shared.limits, r).b);
         let scores = leaves.scoring(asked, &query, kth - margin);
@@ -245,7 +250,7 @@ impl Shared {
             for (_, row) in same {
                 let (mut code, mut square) = (RowCode::default(), 0.0);
                 residual_square(leaves.metric, d, vector(*row), |_| &centroid, &mut square);
-                let far = square > FAR * f64::from(leaves.scale).powi(2);
+                let far = square > FAR * f64::from(leaves.encoder.scale()).powi(2);
                 match far {
                     true => at_centre.encode(vector(*row), &mut code),
                     false => at_leaf.encode(vector(*row), &mut code),

@@ -4,9 +4,7 @@ use arrow::array::RecordBatch;
 use bytes::Bytes;
 use esker_format::schema::{Metric as Kind, Settings, VectorType};
 use esker_format::segment::index::Header;
-use esker_index::{
-    Centroids, CodeQuery, Encoder, Exact, Rotation, SplitMix, TopK, check16, group_bytes, unpack_row,
-};
+use esker_index::{Centroids, Encoder, Exact, SplitMix, TopK, check16, group_bytes, unpack_row};
 
 use super::*;
 use crate::build::merge::{Base, BaseCodes};
@@ -33,8 +31,8 @@ fn batch(settings: &Settings, vectors: Vec<Vec<f32>>) -> RecordBatch {
     entry(settings, 3, &upserts(vectors)).rows.clone()
 }
 
-fn options(copies: Copies, threads: usize) -> BuildOptions {
-    BuildOptions { seed: 7, threads, copies }
+fn options(copies: Choice, threads: usize) -> BuildOptions {
+    BuildOptions { seed: 7, threads, copies, basis: Choice::default() }
 }
 
 fn clock() -> esker_store::seams::SystemClock {
@@ -108,7 +106,9 @@ impl Files {
     fn check(&self) {
         let (h, facts) = (&self.header, *self.header.facts());
         assert!(h.is_spilled() && facts.postings == 2 * facts.rows);
-        let encoder = Encoder::new(metric(&self.settings), D, facts.rotation_seed, facts.scale);
+        let basis = h.basis();
+        let stored = (facts.rotation_seed, facts.scale, basis.as_deref());
+        let encoder = Encoder::stored(metric(&self.settings), D, stored.0, stored.1, stored.2).unwrap();
         let mut seen = vec![0; facts.rows as usize];
         let mut hashes = vec![None; facts.rows as usize];
         for leaf in 0..facts.leaves {
@@ -161,10 +161,10 @@ fn every_row_has_a_copy_in_another_leaf() {
     {
         let settings = settings(metric, vector_type);
         let rows = batch(&settings, spread(3011, 1));
-        let built = build(&rows, &settings, options(Copies::Always, 2));
+        let built = build(&rows, &settings, options(Choice::Always, 2));
         Files::of(&built, &settings).check();
         // Own rows have the codes that they have without.
-        let plain = build(&rows, &settings, options(Copies::Never, 2));
+        let plain = build(&rows, &settings, options(Choice::Never, 2));
         assert!(plain.rows_file == built.rows_file);
         let (with, plain) = (Files::of(&built, &settings), Files::of(&plain, &settings));
         assert!(!plain.header.is_spilled());
@@ -183,7 +183,7 @@ fn as_many_leaves_have_more_of_the_neighbours() {
     let mut vectors = spread(9060, 2);
     let queries = vectors.split_off(9000);
     let rows = batch(&settings, vectors);
-    let [plain, with] = [Copies::Never, Copies::Always]
+    let [plain, with] = [Choice::Never, Choice::Always]
         .map(|copies| Files::of(&build(&rows, &settings, options(copies, 2)), &settings));
     for leaves in [8, 16, 32] {
         let [plain, with] = [&plain, &with].map(|files| files.found(&queries, leaves));
@@ -202,17 +202,17 @@ fn as_many_leaves_have_more_of_the_neighbours() {
 fn small_segments_have_none() {
     let settings = settings(Kind::L2, VectorType::F32);
     let rows = batch(&settings, spread(2000, 3));
-    let built = build(&rows, &settings, options(Copies::WhereWorth, 2));
+    let built = build(&rows, &settings, options(Choice::WhereWorth, 2));
     assert!(!Files::of(&built, &settings).header.is_spilled());
-    assert!(built.index_file == build(&rows, &settings, options(Copies::Never, 2)).index_file);
+    assert!(built.index_file == build(&rows, &settings, options(Choice::Never, 2)).index_file);
     // Nor has one leaf another.
     let rows = batch(&settings, spread(20, 3));
-    let built = build(&rows, &settings, options(Copies::Always, 2));
+    let built = build(&rows, &settings, options(Choice::Always, 2));
     assert!(!Files::of(&built, &settings).header.is_spilled());
 }
 
 fn build_large(rows: &RecordBatch, settings: &Settings, threads: usize) -> Files {
-    let (rows, options) = (std::slice::from_ref(rows), options(Copies::Always, threads));
+    let (rows, options) = (std::slice::from_ref(rows), options(Choice::Always, threads));
     Files::of(&build_in_scratch(rows, None, settings, 512 << 10, options), settings)
 }
 
@@ -223,22 +223,22 @@ fn out_of_memory_and_on_any_number_of_threads() {
     let large = build_large(&rows, &settings, 2);
     large.check();
     assert!(large.index == build_large(&rows, &settings, 3).index);
-    let one = build(&rows, &settings, options(Copies::Always, 1));
-    assert!(one.index_file == build(&rows, &settings, options(Copies::Always, 3)).index_file);
+    let one = build(&rows, &settings, options(Choice::Always, 1));
+    assert!(one.index_file == build(&rows, &settings, options(Choice::Always, 3)).index_file);
 }
 
 #[test]
 fn a_merge_gives_rows_copies_around_the_leaves_that_stand() {
     let settings = settings(Kind::L2, VectorType::F32);
     let rows = batch(&settings, spread(3000, 5));
-    let built = build(&rows, &settings, options(Copies::Always, 2));
+    let built = build(&rows, &settings, options(Choice::Always, 2));
     let old = Files::of(&built, &settings);
     let header = std::sync::Arc::new(old.header.clone());
     let order = arrow::array::UInt32Array::from(built.order.clone());
     let moved: Vec<u32> = (0..3000).collect();
     let own = arrow::compute::take_record_batch(&rows, &order).unwrap();
     let after = entry(&settings, 6, &upserts(spread(200, 6))).rows.clone();
-    for copies in [Copies::Always, Copies::Never] {
+    for copies in [Choice::Always, Choice::Never] {
         let codes = old.part(old.header.section(esker_format::segment::index::Section::Codes).unwrap());
         let base = Base {
             header: &header,
@@ -259,7 +259,7 @@ fn a_merge_gives_rows_copies_around_the_leaves_that_stand() {
             let files = Files::of(&merged, &settings);
             assert_eq!(files.header.facts().rotation_seed, old.header.facts().rotation_seed);
             match copies {
-                Copies::Always => files.check(),
+                Choice::Always => files.check(),
                 _ => assert!(!files.header.is_spilled()),
             }
         }
@@ -271,11 +271,10 @@ fn a_merge_gives_rows_copies_around_the_leaves_that_stand() {
 fn scans_step_over_the_ordinals() {
     let settings = settings(Kind::L2, VectorType::F32);
     let rows = batch(&settings, spread(1500, 7));
-    let files = Files::of(&build(&rows, &settings, options(Copies::Always, 2)), &settings);
+    let files = Files::of(&build(&rows, &settings, options(Choice::Always, 2)), &settings);
     let facts = *files.header.facts();
     let query = &spread(1, 8)[0];
-    let asked =
-        CodeQuery::new(metric(&settings), D, &Rotation::new(facts.rotation_seed, D), facts.scale, query);
+    let asked = Encoder::new(metric(&settings), D, facts.rotation_seed, facts.scale).query(query);
     let scores = files.centroids.scores(metric(&settings), query);
     let runs: Vec<esker_index::Run> = (0..facts.leaves)
         .map(|leaf| {

@@ -5,13 +5,13 @@ use esker_index::{SplitMix, group_bytes, padded};
 use super::super::tests::{Opened, build_in_scratch, probed, recall};
 use super::super::{BuiltSegment, Target, build_merged, build_segment};
 use super::*;
-use crate::Copies;
+use crate::Choice;
 use crate::fixture::{self, clustered, collection, entry, upserts};
 use crate::scratch::{MemoryScratch, Scratch};
 use arrow::array::{BooleanArray, RecordBatch};
 
 fn options(threads: usize) -> BuildOptions {
-    BuildOptions { seed: 7, threads, copies: Copies::default() }
+    BuildOptions { seed: 7, threads, copies: Choice::default(), basis: Choice::default() }
 }
 
 /// Rows that were built once.
@@ -123,7 +123,7 @@ fn a_merge_with_few_new_rows_copies_the_codes_of_the_others() {
             (is.scale, is.rotation_seed, is.centroid_bits),
             (was.scale, was.rotation_seed, was.centroid_bits)
         );
-        assert_eq!(is.padded as usize, padded(d));
+        assert_eq!(is.code_bits as usize, padded(d));
         let again = old.merge(&moved, before, after, 3);
         assert!(again.index_file == new.index_file && again.rows_file == new.rows_file);
     }
@@ -274,8 +274,14 @@ fn groups_are_read_where_they_are_needed() {
     let from: Vec<u32> = [999, 3, 40, Moved::NONE, 41, 500, 700].to_vec();
     let facts = old.header.facts();
     let group_bytes = (facts.group_bytes as usize, old.header.bare_group_bytes() as usize);
-    let moved =
-        |codes| Moved { d: 9, group_bytes, codes, window: Vec::new(), runs: Vec::new(), from: from.clone() };
+    let moved = |codes| Moved {
+        bits: 9,
+        group_bytes,
+        codes,
+        window: Vec::new(),
+        runs: Vec::new(),
+        from: from.clone(),
+    };
     let memory = moved(BaseCodes::Memory(old.built.codes.clone()));
     let mut scratch = moved(BaseCodes::Scratch(file));
     for ordinals in [0..7, 2..4, 5..7] {

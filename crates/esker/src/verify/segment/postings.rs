@@ -8,9 +8,7 @@ use bytes::Bytes;
 use esker_format::schema::{Metric as Kind, VectorType};
 use esker_format::segment::index::Section;
 use esker_format::segment::{GROUP_POSTINGS, PAGE_ROWS};
-use esker_index::{
-    Centroids, Encoder, LeafEncoder, Metric, RowCode, check16, group_bytes, padded, unpack_group,
-};
+use esker_index::{Centroids, Encoder, LeafEncoder, Metric, RowCode, check16, unpack_group};
 use half::f16;
 
 use super::super::source::{At, Stop, broken};
@@ -87,9 +85,6 @@ impl Subject<'_, '_> {
     pub(super) async fn check_postings(&self, hashes: Option<&[u64]>) -> Result<(), Stop> {
         let (key, facts) = (&self.index_key, *self.header.facts());
         let d = self.header.settings().dimension as usize;
-        if (self.header.bare_group_bytes() as usize, facts.padded as usize) != (group_bytes(d), padded(d)) {
-            return broken(key, "format", "its codes are not those of its dimension");
-        }
         let centroids = self.header.centroids();
         let centroids = Centroids::decode(facts.centroid_bits, facts.leaves as usize, d, &centroids);
         let centroids = match centroids {
@@ -101,7 +96,15 @@ impl Subject<'_, '_> {
             Kind::L2 => Metric::L2,
             Kind::Dot => Metric::Dot,
         };
-        let encoder = Encoder::new(metric, d, facts.rotation_seed, facts.scale);
+        let basis = self.header.basis();
+        let encoder = match Encoder::stored(metric, d, facts.rotation_seed, facts.scale, basis.as_deref()) {
+            Ok(encoder) => encoder,
+            Err(e) => return broken(key, "INV-3", format!("the basis of its codes cannot be read: {e}")),
+        };
+        let (bits, bytes) = (facts.code_bits as usize, self.header.bare_group_bytes() as usize);
+        if (bits, bytes) != (encoder.bits(), encoder.group_bytes()) {
+            return broken(key, "format", "its codes are not those of its dimension or basis");
+        }
         let mut pages = BTreeMap::new();
         let mut first = 0;
         while first < facts.leaves {
@@ -164,7 +167,7 @@ impl Subject<'_, '_> {
         let idplane = batch.cut(1, h.idplane_range(leaf.postings.clone()));
         let ids = h.leaf_hashes(number, &idplane).at(key, "INV-3")?;
         let copies = h.leaf_copies(number, &codes).at(key, "INV-3")?;
-        let (d, size) = (h.settings().dimension as usize, h.facts().group_bytes as usize);
+        let (bits, size) = (h.facts().code_bits as usize, h.facts().group_bytes as usize);
         let bare = h.bare_group_bytes() as usize;
         let mut unpacked: (u32, Vec<RowCode>) = (u32::MAX, Vec::new());
         let own = leaf.ordinals.len() as u32;
@@ -191,7 +194,7 @@ impl Subject<'_, '_> {
                 self.unfound(format!("row {ordinal} has another vector than its code was made of"));
             } else if self.source.samples(u64::from(ordinal)) {
                 if unpacked.0 != group {
-                    unpacked = (group, unpack_group(bytes, d));
+                    unpacked = (group, unpack_group(bytes, bits));
                 }
                 let mut derived = RowCode::default();
                 encoder.encode(&self.floats(&vector), &mut derived);
@@ -238,8 +241,8 @@ impl Batch<'_> {
     }
 }
 
-/// Whether a code is that of a vector, within what rounding changes: signs of coordinates near zero, last places of the
-/// factors. A row at its centroid has no direction.
+/// Whether a code is that of a vector, within what rounding changes: signs of coordinates near zero, levels of those between two,
+/// last places of the factors. A row at its centroid has no direction.
 fn alike(stored: &RowCode, derived: &RowCode) -> bool {
     let near = |a: f16, b: f16| {
         let (a, b) = (a.to_f32(), b.to_f32());

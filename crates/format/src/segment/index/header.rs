@@ -86,6 +86,9 @@ impl Header {
         let calibration = whole(part(Section::Calibration, "calibration")?, calibration)?;
         let leaves = whole(part(Section::Leaves, "leaves")?, |t| Leaves::decode(t, &facts, spilled))?;
         part(Section::Centroids, "centroids")?;
+        if (envelope.features & envelope::BASIS != 0) != find(&sections, Section::Basis).is_some() {
+            return Err(Error::corrupt(object, "it does not say the same of its basis twice"));
+        }
         let idmap =
             whole(part(Section::IdMapDirectory, "id map directory")?, |t| IdMap::decode(t, facts.id_hashes))?;
         let payload = find(&sections, Section::Payload).map_or(0, |e| e.range.end - e.range.start);
@@ -198,6 +201,12 @@ impl Header {
     pub fn centroids(&self) -> Bytes {
         let range = self.section(Section::Centroids).unwrap_or(0..0);
         self.bytes.slice(range.start as usize..range.end as usize)
+    }
+
+    /// What codes are made with where that is no random rotation, as `esker-index` encoded it.
+    pub fn basis(&self) -> Option<Bytes> {
+        let range = self.section(Section::Basis)?;
+        Some(self.bytes.slice(range.start as usize..range.end as usize))
     }
 
     /// Where a section lies in the file.
@@ -487,7 +496,7 @@ impl Facts {
             postings: t.u32()?,
             leaves: t.u32()?,
             id_hashes: t.u32()?,
-            padded: t.u32()?,
+            code_bits: t.u32()?,
             group_bytes: t.u32()?,
             centroid_bits: t.u8()?,
             rotation_seed: t.u64()?,

@@ -17,7 +17,7 @@ fn what_is_written_is_read() {
     let h = built.header();
     let f = h.facts();
     assert_eq!((f.rows, f.postings, f.leaves), (500, 500, built.leaf_starts.len() as u32 - 1));
-    assert_eq!((f.padded, f.group_bytes, f.centroid_bits), (64, GROUP_BYTES, 8));
+    assert_eq!((f.code_bits, f.group_bytes, f.centroid_bits), (64, GROUP_BYTES, 8));
     assert_eq!((f.rotation_seed, f.scale, f.seqs), (42, 0.125, (1, 6)));
     assert_eq!(f.file_size, built.index.len() as u64);
     assert_eq!(built.summary.size, built.index.len() as u64);
@@ -162,9 +162,10 @@ fn payload_sizes_that_do_not_fit_the_header_are_read_by_leaf() {
         schema: h.schema(),
         rows: &built.layout,
         seqs: (1, 1),
-        padded: 64,
+        code_bits: 64,
         rotation_seed: 0,
         scale: 1.0,
+        basis: None,
         calibration: *h.calibration(),
         leaf_starts: &leaf_starts,
         centroid_bits: 8,
@@ -380,9 +381,10 @@ fn speed() {
             schema: &schema,
             rows: &layout,
             seqs: (1, 2),
-            padded: 384,
+            code_bits: 384,
             rotation_seed: 1,
             scale: 1.0,
+            basis: None,
             calibration: *h.calibration(),
             leaf_starts: &leaf_starts,
             centroid_bits: 8,

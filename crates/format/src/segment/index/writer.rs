@@ -30,12 +30,14 @@ pub struct IndexParts<'a> {
     pub rows: &'a RowsLayout,
     /// Smallest and greatest seq of the rows.
     pub seqs: (Seq, Seq),
-    /// Dimensions of a code.
-    pub padded: u32,
+    /// Bits of a code.
+    pub code_bits: u32,
     /// Seed of the rotation.
     pub rotation_seed: u64,
     /// The scale of the codes' corrections.
     pub scale: f32,
+    /// The basis of the codes, if it is not a random rotation.
+    pub basis: Option<&'a [u8]>,
     /// Limits for four recalls.
     pub calibration: [Calibration; 4],
     /// First ordinal of each leaf, and the number of rows at the end.
@@ -212,6 +214,7 @@ impl<'a> IndexWriter<'a> {
             (Section::AttributeDirectory, parts.attributes.directory.clone()),
             (Section::IdMapDirectory, map.encode()),
         ];
+        hot.extend(parts.basis.map(|basis| (Section::Basis, basis.to_vec())));
         let mut cold = vec![(Section::Codes, Source::Bytes(parts.codes))];
         cold.push((Section::IdPlane, Source::Bytes(&idplane)));
         cold.push((Section::IdMap, Source::Bytes(&idmap)));
@@ -258,8 +261,9 @@ impl<'a> IndexWriter<'a> {
             at += source.len();
         }
         hot.iter().for_each(|(_, bytes)| payload.put(bytes));
-        let features = if self.parts.spill.is_some() { envelope::SPILL } else { 0 };
-        (envelope::seal(Kind::Index, features, &payload), file_size)
+        let spill = if self.parts.spill.is_some() { envelope::SPILL } else { 0 };
+        let basis = if self.parts.basis.is_some() { envelope::BASIS } else { 0 };
+        (envelope::seal(Kind::Index, spill | basis, &payload), file_size)
     }
 
     fn facts(&self, file_size: u64) -> Vec<u8> {
@@ -270,7 +274,7 @@ impl<'a> IndexWriter<'a> {
             postings: parts.idplane.len() as u32,
             leaves: parts.leaf_starts.len() as u32 - 1,
             id_hashes: parts.rows.address.rows as u32,
-            padded: parts.padded,
+            code_bits: parts.code_bits,
             group_bytes: parts.group_bytes,
             centroid_bits: parts.centroid_bits,
             rotation_seed: parts.rotation_seed,
@@ -367,7 +371,7 @@ impl Facts {
     fn encode(&self) -> Vec<u8> {
         let mut out = Vec::new();
         out.put_u64(self.file_size);
-        for v in [self.rows, self.postings, self.leaves, self.id_hashes, self.padded, self.group_bytes] {
+        for v in [self.rows, self.postings, self.leaves, self.id_hashes, self.code_bits, self.group_bytes] {
             out.put_u32(v);
         }
         out.put(&[self.centroid_bits]);

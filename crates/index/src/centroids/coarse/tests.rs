@@ -1,6 +1,6 @@
 use super::*;
 use crate::tests::mixture;
-use crate::{Rotation, TopK};
+use crate::{Encoder, TopK};
 
 const SEED: u64 = 9;
 
@@ -14,15 +14,16 @@ fn leaves_score_at_most_their_ceiling() {
     let all = mixture(3, leaves + queries, d, 30, 0.3);
     let (means, queries) = all.split_at(leaves * d);
     let centroids = centroids(leaves, d, means);
-    let rotation = Rotation::new(SEED, d);
     for metric in [Metric::Cosine, Metric::L2, Metric::Dot] {
         // The scale is that of the rows, whatever the centroids are.
         for scale in [0.2, 1.0, 8.0] {
-            let coarse = Coarse::new(metric, &centroids, SEED, scale);
+            let encoder = Encoder::new(metric, d, SEED, scale);
+            let coarse = Coarse::new(&centroids, &encoder);
             let (mut above, mut scored, mut near) = (0, 0, 0);
             for query in queries.chunks_exact(d) {
-                let codes = CodeQuery::new(metric, d, &rotation, scale, query);
-                let ceilings = coarse.ceilings(query, &codes, 2.5);
+                let codes = encoder.query(query);
+                let ceilings = coarse.ceilings(query, Some(&codes), 2.5);
+                assert_eq!(ceilings, coarse.ceilings(query, None, 2.5));
                 let scores = centroids.scores(metric, query);
                 assert_eq!(ceilings.len(), leaves);
                 above += scores.iter().zip(&ceilings).filter(|(score, most)| score > most).count();
@@ -50,12 +51,14 @@ fn nothing_is_ruled_out_by_codes_that_say_nothing() {
     for metric in [Metric::Cosine, Metric::L2, Metric::Dot] {
         // So small a scale that no factor fits.
         let scale = 1e-9;
-        let coarse = Coarse::new(metric, &centroids, SEED, scale);
-        let codes = CodeQuery::new(metric, d, &Rotation::new(SEED, d), scale, &query);
+        let encoder = Encoder::new(metric, d, SEED, scale);
+        let coarse = Coarse::new(&centroids, &encoder);
+        let codes = encoder.query(&query);
         let greatest = if metric == Metric::L2 { 0.0 } else { f32::INFINITY };
-        assert_eq!(coarse.ceilings(&query, &codes, 2.5), [greatest; 3], "{metric}");
+        assert_eq!(coarse.ceilings(&query, Some(&codes), 2.5), [greatest; 3], "{metric}");
     }
-    let none = Coarse::new(Metric::Cosine, &self::centroids(0, d, &[]), SEED, 1.0);
-    let codes = CodeQuery::new(Metric::Cosine, d, &Rotation::new(SEED, d), 1.0, &query);
-    assert!(none.ceilings(&query, &codes, 2.5).is_empty());
+    let encoder = Encoder::new(Metric::Cosine, d, SEED, 1.0);
+    let none = Coarse::new(&self::centroids(0, d, &[]), &encoder);
+    let codes = encoder.query(&query);
+    assert!(none.ceilings(&query, Some(&codes), 2.5).is_empty());
 }

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use esker_compactor::Compactor;
+use esker_compactor::{Choice, Compactor};
 use esker_format::Name;
 use esker_format::head::Head;
 use esker_format::record::{Record, Value};
@@ -30,6 +30,8 @@ pub(crate) struct World {
     pub ingest: Ingest,
     random: SplitMix,
     centres: Vec<Vec<f32>>,
+    /// Rows differ from their centre by (i + 1)^-falloff in direction i.
+    falloff: f32,
 }
 
 impl World {
@@ -42,7 +44,15 @@ impl World {
         let mut random = SplitMix::new(7);
         let centres = (0..24).map(|_| gauss(&mut random, dimension as usize, 1.0)).collect();
         let ingest = Ingest::new(store.clone());
-        World { objects, store, name, settings, rows: BTreeMap::new(), ingest, random, centres }
+        World { objects, store, name, settings, rows: BTreeMap::new(), ingest, random, centres, falloff: 0.0 }
+    }
+
+    /// A world whose rows vary much more in some directions than in others.
+    pub async fn steep(dimension: u32, metric: Metric, vector_type: VectorType) -> World {
+        let mut world = World::new(dimension, metric, vector_type).await;
+        let away = |i: usize| (1.0 + i as f32).powf(-0.5);
+        world.centres.iter_mut().for_each(|c| c.iter_mut().enumerate().for_each(|(i, x)| *x *= away(i)));
+        World { falloff: 0.7, ..world }
     }
 
     /// A world of `n` rows in one segment.
@@ -61,7 +71,8 @@ impl World {
 
     pub fn near(&mut self, centre: usize) -> Vec<f32> {
         let noise = gauss(&mut self.random, self.settings.dimension as usize, 0.45);
-        self.centres[centre].iter().zip(noise).map(|(c, n)| c + n).collect()
+        let parts = self.centres[centre].iter().zip(noise).zip(1u16..);
+        parts.map(|((c, n), i)| c + n * f32::from(i).powf(-self.falloff)).collect()
     }
 
     /// From now on vectors are near other centres.
@@ -121,12 +132,12 @@ impl World {
 
     /// The same, and every row has a copy in a second leaf.
     pub async fn compact_with_copies(&self) {
+        self.compact_with(esker_compactor::Options { copies: Choice::Always, ..Default::default() }).await;
+    }
+
+    pub async fn compact_with(&self, options: esker_compactor::Options) {
         let collection = self.collection().await;
-        let compactor = Compactor::new(esker_compactor::Options {
-            copies: esker_compactor::Copies::Always,
-            ..esker_compactor::Options::default()
-        });
-        compactor.compact(&Meter::new(), &collection, &|_| {}).await.unwrap();
+        Compactor::new(options).compact(&Meter::new(), &collection, &|_| {}).await.unwrap();
     }
 
     pub async fn collection(&self) -> Arc<Collection> {
