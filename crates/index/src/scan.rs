@@ -167,12 +167,13 @@ impl CodeQuery {
             if group >= end {
                 return;
             }
-            let (own, consumed) = lane_terms.gather(group, &runs[next..], next);
+            let counting = mask(group);
+            let (own, consumed) = lane_terms.gather(group, counting, &runs[next..], next);
             next += consumed;
             if own == 0 {
                 continue; // empty runs, or runs before these codes: the group may still have others
             }
-            let live = own & mask(group);
+            let live = own & counting;
             if live != 0 {
                 let at = (group - codes.first_group) * stride;
                 let bytes = &codes.groups[at..at + self.group_bytes];
@@ -234,10 +235,10 @@ impl Lanes {
         Self { terms: LaneTerms { add: zero, scale: zero, err: zero }, filled: usize::MAX }
     }
 
-    /// Fills the lanes of `group` from the runs that touch it; returns those lanes and how many runs end here. `number`
-    /// is the number of the first of `runs`.
+    /// Fills the lanes of `group` from the runs that touch it, but of those none of whose lanes is `counting`; returns the lanes
+    /// of all of them and how many runs end here. `number` is the number of the first of `runs`.
     #[inline]
-    fn gather(&mut self, group: usize, runs: &[Run], number: usize) -> (u32, usize) {
+    fn gather(&mut self, group: usize, counting: u32, runs: &[Run], number: usize) -> (u32, usize) {
         let (mut all, mut consumed) = (0u32, 0);
         let limit = (group + 1) * GROUP;
         while let Some(run) = runs.get(consumed) {
@@ -245,7 +246,7 @@ impl Lanes {
                 break;
             }
             let own = lanes(run.first, run.end, group);
-            if own != 0 && self.filled != number + consumed {
+            if own & counting != 0 && self.filled != number + consumed {
                 fill(&mut self.terms, own, &run.term);
                 self.filled = if own == u32::MAX { number + consumed } else { usize::MAX };
             }

@@ -12,6 +12,12 @@ use crate::segment::{Codes, Mask, Rows, Segment};
 const FIRST_LEAVES: usize = 4;
 /// Leaves scanned between two looks.
 const NEXT_LEAVES: usize = 16;
+/// Where most neighbours are gone, a probe goes up to so many times the margin that a cold search allows itself: the farther the
+/// nearest are that are left, the farther they may lie from the best of their leaves, and the limits do not know how far …
+const FARTHER: f32 = 3.0;
+/// … but the leaves that were scanned do: after so many rows that count, leaf after leaf, without one that had a chance, it goes
+/// no farther than the limits.
+const QUIET_ROWS: u64 = 4096;
 /// Rows whose vectors are on their way from memory while one is measured.
 const AHEAD: usize = 4;
 /// Up to this many rows are measured without looking at their codes.
@@ -61,14 +67,14 @@ pub(crate) fn probe(asked: &Asked, held: &[Held<'_>], few: u64, best: &mut TopK<
     let thin = is_thin(matching as f64 / total as f64, near);
     effort.limited = !thin && held.iter().all(|h| h.limits.is_some());
     let all = thin && is_little(matching, held.iter().map(|h| (h.segment, h.mask)));
-    let margin = |number: u32| match &held[number as usize].limits {
+    let margin = |number: u32, quiet: u64| match &held[number as usize].limits {
         None => f32::INFINITY,
         Some(_) if all => f32::INFINITY,
-        Some(limits) if thin => thin_margin(limits),
+        Some(limits) if thin && quiet < QUIET_ROWS => FARTHER * thin_margin(limits),
+        Some(limits) if thin => limits.b.max(0.0),
         Some(limits) => limits.b,
     };
-    let widest = (0..held.len() as u32).map(margin).fold(f32::NEG_INFINITY, f32::max);
-    let mut scan = Scan { asked, found: Vec::new() };
+    let mut scan = Scan { asked, found: Vec::new(), quiet: 0 };
     let mut batch: Vec<Ranked> = Vec::with_capacity(NEXT_LEAVES);
     let mut runs: Vec<Run> = Vec::with_capacity(NEXT_LEAVES);
     let mut step = FIRST_LEAVES;
@@ -76,12 +82,17 @@ pub(crate) fn probe(asked: &Asked, held: &[Held<'_>], few: u64, best: &mut TopK<
         let mut at = 0;
         while at < lot.len() {
             let kth = asked.metric.score(best.worst());
+            let quiet = scan.quiet;
+            let widest =
+                (0..held.len() as u32).map(|number| margin(number, quiet)).fold(f32::NEG_INFINITY, f32::max);
             if lot[at].0 + widest < kth {
                 break;
             }
             let end = (at + step).min(lot.len());
             batch.clear();
-            batch.extend(lot[at..end].iter().filter(|(score, number, _)| score + margin(*number) >= kth));
+            batch.extend(
+                lot[at..end].iter().filter(|(score, number, _)| score + margin(*number, quiet) >= kth),
+            );
             batch.sort_unstable_by_key(|(_, number, leaf)| (*number, *leaf));
             for same in batch.chunk_by(|a, b| a.1 == b.1) {
                 let number = same[0].1;
@@ -95,9 +106,9 @@ pub(crate) fn probe(asked: &Asked, held: &[Held<'_>], few: u64, best: &mut TopK<
             }
             (at, step) = (end, NEXT_LEAVES);
         }
-        let kth = asked.metric.score(best.worst());
+        let (kth, quiet) = (asked.metric.score(best.worst()), scan.quiet);
         lot.clear();
-        lot.extend(ranking.next(|most, number| most + margin(number) >= kth));
+        lot.extend(ranking.next(|most, number| most + margin(number, quiet) >= kth));
     }
     effort
 }
@@ -107,6 +118,8 @@ struct Scan<'a> {
     asked: &'a Asked,
     /// Rows of the batch that have a chance.
     found: Vec<Chance>,
+    /// Rows that count since the last one that had a chance.
+    quiet: u64,
 }
 
 /// A row that may be among the nearest: estimate, its error, ordinal.
@@ -131,15 +144,17 @@ impl Scan<'_> {
         let mut nearest = TopK::new(patience);
         let found = &mut self.found;
         found.clear();
-        h.codes.scan(codes, runs, h.mask, Bound { threshold, slack: SLACK }, |posting, estimate, err| {
-            if let Some(ordinal) = h.segment.ordinal(posting, h.codes) {
-                found.push((estimate, err, ordinal));
-                if patience > 0 && err.is_finite() {
-                    nearest.push(estimate, ordinal);
+        let rows =
+            h.codes.scan(codes, runs, h.mask, Bound { threshold, slack: SLACK }, |posting, estimate, err| {
+                if let Some(ordinal) = h.segment.ordinal(posting, h.codes) {
+                    found.push((estimate, err, ordinal));
+                    if patience > 0 && err.is_finite() {
+                        nearest.push(estimate, ordinal);
+                    }
                 }
-            }
-            if patience > 0 { nearest.worst() } else { threshold }
-        });
+                if patience > 0 { nearest.worst() } else { threshold }
+            });
+        self.quiet = if found.is_empty() { self.quiet + rows } else { 0 };
         found.sort_unstable_by(|a, b| a.0.total_cmp(&b.0).then(a.2.cmp(&b.2)));
         self.measure(number, h, best)
     }

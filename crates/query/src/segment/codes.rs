@@ -1,5 +1,6 @@
 //! Codes of a segment: which of them to read, and where those that were read lie.
 
+use std::cell::Cell;
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -203,7 +204,8 @@ impl Codes {
         &self.leaves
     }
 
-    /// Scans runs (ascending, disjoint) of postings of leaves that are here: see [`CodeQuery::scan`].
+    /// Scans runs (ascending, disjoint) of postings of leaves that are here: see [`CodeQuery::scan`]. Returns how many postings
+    /// of the groups that were looked at count.
     pub fn scan(
         &self,
         query: &CodeQuery,
@@ -211,7 +213,8 @@ impl Codes {
         mask: &Mask,
         bound: Bound,
         mut emit: impl FnMut(u32, f32, f32) -> f32,
-    ) {
+    ) -> u64 {
+        let counted = Cell::new(0);
         let lanes = GROUP_POSTINGS as usize;
         let mut threshold = bound.threshold;
         for (first_group, groups) in &self.spans {
@@ -225,11 +228,17 @@ impl Codes {
             let beside = self.group_bytes - self.bare;
             let codes = esker_index::Codes { groups, first_group: *first_group as usize, beside };
             let bound = Bound { threshold, slack: bound.slack };
-            query.scan(codes, &runs[from..to], |g| mask.lanes(g), bound, &mut |posting, estimate, err| {
+            let count = |group| {
+                let lanes = mask.lanes(group);
+                counted.set(counted.get() + u64::from(lanes.count_ones()));
+                lanes
+            };
+            query.scan(codes, &runs[from..to], count, bound, &mut |posting, estimate, err| {
                 threshold = emit(posting as u32, estimate, err);
                 threshold
             });
         }
+        counted.get()
     }
 
     /// The stored check of a posting's vector.

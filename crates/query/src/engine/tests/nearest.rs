@@ -1,10 +1,11 @@
 //! Unfiltered searches: recall for each metric and type, cold, probing and in memory; churn; tails.
 
-use esker_format::record::Record;
+use esker_format::record::{Record, Value};
 use esker_format::schema::{Metric, VectorType};
 use esker_store::Meter;
 
 use super::fixture::World;
+use crate::filter::Filter;
 use crate::search::Search;
 
 const ALL: fn(&Record) -> bool = |_| true;
@@ -108,6 +109,38 @@ async fn deleting_the_nearest_does_not_hurt() {
             assert!(recall >= 0.95, "{deleted} deleted, compacted: {compact}, by {how}: {recall}");
         }
     }
+}
+
+/// Of more rows than are all looked at, none near the query passes: a probe goes on for as long as what it scans has a chance.
+#[tokio::test]
+async fn a_probe_far_from_the_query_ends_where_nothing_has_a_chance() {
+    let mut world = World::new(48, Metric::Cosine, VectorType::F32).await;
+    let queries: Vec<Vec<f32>> = (0..6).map(|_| world.near(3)).collect();
+    let unit = |v: &[f32]| -> Vec<f32> {
+        let norm = v.iter().map(|x| x * x).sum::<f32>().sqrt();
+        v.iter().map(|x| x / norm).collect()
+    };
+    let centre = unit(&queries[0]);
+    for batch in 0..23 {
+        let records = (0..4000).map(|i| {
+            let record = world.record(4000 * batch + i);
+            let vector = world.vector();
+            let cosine: f32 = unit(&vector).iter().zip(&centre).map(|(a, b)| a * b).sum();
+            let side = Value::Int((1000.0 * cosine) as i64);
+            Record { vector, metadata: [("side".to_owned(), side)].into(), ..record }
+        });
+        let records = records.collect();
+        world.upsert(records).await;
+    }
+    world.compact().await;
+    let held = world.cold();
+    held.hold(&Meter::new()).await.unwrap();
+    let filter = Some(Filter::sql("side < 200").unwrap());
+    let search = Search { filter, explain: true, ..searches(queries, 10) };
+    let passes = |r: &Record| matches!(r.metadata.get("side"), Some(Value::Int(side)) if *side < 200);
+    let (recall, reply) = world.recall(&held, &search, passes).await;
+    let scanned = reply.explain.unwrap().codes_scanned / 6;
+    assert!(recall >= 0.98 && scanned < 30_000, "{recall}, {scanned} of 92,000");
 }
 
 #[tokio::test]
