@@ -31,6 +31,8 @@ pub trait ScratchFile: Send + Sync {
     fn read(&self, at: u64, out: &mut [u8]) -> io::Result<()>;
     /// Number of bytes.
     fn length(&self) -> u64;
+    /// Gives the space of some bytes back, which are not read again; or does nothing, as then it goes with the file.
+    fn discard(&self, _at: u64, _length: u64) {}
 }
 
 /// Files in memory: for tests, and for who has more memory than disk.
@@ -105,6 +107,16 @@ impl ScratchFile for Mutex<OnDisk> {
 
     fn length(&self) -> u64 {
         locked(self).length
+    }
+
+    /// What was just read is in the page cache, and not yet on the disk if it is young: it need never get there, and its pages
+    /// take what is written next.
+    #[cfg(target_os = "linux")]
+    fn discard(&self, at: u64, length: u64) {
+        use rustix::fs::{FallocateFlags, fallocate};
+        let flags = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
+        // Some file systems cannot.
+        fallocate(&locked(self).file, flags, at, length).ok();
     }
 }
 

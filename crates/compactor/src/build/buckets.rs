@@ -1,5 +1,6 @@
 //! Rows parted by neighbourhood, each part small enough to be put in order in memory.
 
+use arrow::array::RecordBatch;
 use esker_format::Result;
 use esker_index::leaf_target;
 
@@ -86,11 +87,12 @@ pub(super) struct Part {
 }
 
 impl Large<'_> {
-    /// Finds the leaf of every row and writes rows of neighbouring leaves beside each other. `leaves` is their number and
-    /// how many rows each may expect.
+    /// Finds the leaf of every row and writes rows of neighbouring leaves beside each other. `read` are the rows of the spill,
+    /// `leaves` is their number and how many rows each may expect.
     pub(super) fn part(
         &self,
         spill: &Spill,
+        read: impl Iterator<Item = Result<RecordBatch>> + Send,
         leaves: (usize, &[u64]),
         mut find: impl FnMut(&[f32]) -> Vec<u32> + Send,
     ) -> Result<Vec<Part>> {
@@ -102,7 +104,7 @@ impl Large<'_> {
         let mut buckets = Buckets::new(leaves.0, leaves.1, capacity, most_bytes);
         let (mut assignment, mut of_row) = (Vec::with_capacity(rows), Vec::with_capacity(rows));
         let mut parts = Parts::new(self.scratch)?;
-        let batches = spill.read().map(|batch| {
+        let batches = read.map(|batch| {
             let batch = batch?;
             let found = find(&floats(&batch, settings)?);
             Ok((batch, found))

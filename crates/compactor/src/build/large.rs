@@ -176,8 +176,9 @@ impl Large<'_> {
         let expected: Vec<u64> = leaves.expected().iter().map(|rows| rows * every as u64).collect();
         self.watch.lap("refine");
         pass(2);
-        let parts =
-            self.part(&spill, (leaves.count(), &expected), |vectors| leaves.assign(vectors, threads))?;
+        let parts = self.part(&spill, spill.take(), (leaves.count(), &expected), |vectors| {
+            leaves.assign(vectors, threads)
+        })?;
         self.watch.lap("part");
         Ok(parts)
     }
@@ -208,7 +209,7 @@ impl Large<'_> {
         let Some(mut plan) = plan.filter(|plan| base.fits(plan.count(), d)) else { return Ok(None) };
         self.watch.lap("plan");
         let (count, expected) = (plan.count(), plan.expected().to_vec());
-        let parts = self.part(spill, (count, &expected), |vectors| plan.assign(vectors))?;
+        let parts = self.part(spill, spill.read(), (count, &expected), |vectors| plan.assign(vectors))?;
         self.watch.lap("part");
         pass(2);
         Ok(plan.holds().then_some((plan, parts)))
@@ -219,7 +220,7 @@ impl Large<'_> {
         let BuildOptions { seed, threads, .. } = self.options;
         let settings = self.target.settings;
         let (d, metric) = (settings.dimension as usize, metric(settings));
-        let source = Source::gather(part.blocks.read().collect::<Result<_>>()?, settings)?;
+        let source = Source::gather(part.blocks.take().collect::<Result<_>>()?, settings)?;
         let (vectors, Part { inputs, first, leaves, .. }) = (source.vectors(), part);
         let (arranged, origin) = match plan {
             None => (arrange(vectors, d, metric, leaves, target, seed, threads), Vec::new()),

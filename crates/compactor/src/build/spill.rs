@@ -82,10 +82,21 @@ impl Blocks {
 
     /// The batches, one at a time.
     pub(super) fn read(&self) -> impl Iterator<Item = Result<RecordBatch>> + '_ {
+        self.blocks.iter().map(|block| self.batch(block))
+    }
+
+    /// The batches, one at a time, each for the last time.
+    pub(super) fn take(&self) -> impl Iterator<Item = Result<RecordBatch>> + '_ {
         self.blocks.iter().map(|block| {
-            let bytes = range(&*self.file, block.at, block.length).map_err(broken)?;
-            from_bytes(Buffer::from(bytes), block.rows)
+            let batch = self.batch(block);
+            self.file.discard(block.at, block.length as u64);
+            batch
         })
+    }
+
+    fn batch(&self, block: &Block) -> Result<RecordBatch> {
+        let bytes = range(&*self.file, block.at, block.length).map_err(broken)?;
+        from_bytes(Buffer::from(bytes), block.rows)
     }
 }
 
@@ -208,6 +219,11 @@ impl Spill {
     /// The rows, a block at a time.
     pub(super) fn read(&self) -> impl Iterator<Item = Result<RecordBatch>> + '_ {
         self.blocks.read()
+    }
+
+    /// The rows, a block at a time, for the last time.
+    pub(super) fn take(&self) -> impl Iterator<Item = Result<RecordBatch>> + '_ {
+        self.blocks.take()
     }
 }
 

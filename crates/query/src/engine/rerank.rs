@@ -39,7 +39,7 @@ const AFTER_ALL: Budget = Budget {
 const AFTER_PROBING: Budget = Budget { few: Thrift { requests: 32, waste: 2 << 20 }, ..AFTER_ALL };
 /// … and where most candidates are by codes of a learned basis: with better estimates few of the nearest are left out.
 const WITH_BASIS: Budget =
-    Budget { requests: 38, rather: Thrift { requests: 38, waste: 2 << 20 }, most: 46, ..AFTER_PROBING };
+    Budget { requests: 37, rather: Thrift { requests: 37, waste: 2 << 20 }, most: 45, ..AFTER_PROBING };
 /// Each segment beside the first takes so many bytes off that waste: it has a header of its own.
 const LESS_WASTE: u64 = 192 << 10;
 /// More recall than this, and none are left out.
