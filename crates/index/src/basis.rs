@@ -10,6 +10,8 @@
 //! unbiased for queries of that covariance, and their error is counted so: [`Basis::weigh`]. How a query differs from that is
 //! looked at, too: [`Basis::surprise`].
 
+use std::ops::RangeInclusive;
+
 use crate::seed::SplitMix;
 use crate::sums::dot;
 
@@ -31,6 +33,8 @@ const ERRORS: [f64; 3] = [0.009_497, 0.117_48, 0.363_38];
 const ROUNDS: usize = 8;
 /// Greatest magnitude of a stored coordinate.
 const RANGE: f32 = 127.0;
+/// What errors are multiplied with at the least and the most.
+const DOUBTS: RangeInclusive<f32> = 0.1..=10.0;
 /// The share of residuals that is reckoned with outside of the coded directions at least: rows that come later may lie there.
 const LEAST_REST: f32 = 0.01;
 /// Most bits of a code: sums of their tables fit 16 bits.
@@ -109,14 +113,14 @@ impl Basis {
         let variances: Vec<f32> = deviations.iter().map(|x| x * x).collect();
         let rest = left(&variances) / (d - stored.len()).max(1) as f32;
         // A unit residual has no coordinate above 1, up to rounding.
-        let sound = deviations.iter().all(|x| (0.0..2.0).contains(x)) && doubt.is_finite() && doubt > 0.0;
+        let sound = deviations.iter().all(|x| (0.0..2.0).contains(x)) && DOUBTS.contains(&doubt);
         let directions = Panels::new(values.chunks_exact(d), d);
         sound.then_some(Basis { d, counts, directions, stored, deviations, variances, rest, doubt })
     }
 
     /// With errors `times` as large as they are reckoned to be, as measured.
     pub fn doubted(self, times: f32) -> Basis {
-        Basis { doubt: self.doubt * times.clamp(0.1, 10.0), ..self }
+        Basis { doubt: (self.doubt * times).clamp(*DOUBTS.start(), *DOUBTS.end()), ..self }
     }
 
     /// Values of a vector.
@@ -180,7 +184,7 @@ impl Basis {
             return Err("a basis has a step that is no number");
         }
         Basis::of(d, counts, float(&head[6..]), deviations, stored)
-            .ok_or("a basis has a deviation that is none")
+            .ok_or("a basis has a deviation or a doubt that is none")
     }
 
     /// The coordinates of n·d values: n times [`Basis::coordinates`].

@@ -89,8 +89,14 @@ fn it_comes_back_from_its_bytes() {
     assert!(Basis::decode(D, &bytes[..bytes.len() - 1]).is_err());
     assert!(Basis::decode(D + 1, &bytes).is_err());
     assert!(Basis::decode(D, &[]).is_err());
-    let nan: Vec<u8> = [&bytes[..10], &f32::NAN.to_le_bytes(), &bytes[14..]].concat();
-    assert!(Basis::decode(D, &nan).is_err());
+    let with = |at: usize, value: f32| [&bytes[..at], &value.to_le_bytes(), &bytes[at + 4..]].concat();
+    assert!(Basis::decode(D, &with(10, f32::NAN)).is_err(), "a deviation");
+    for doubt in [f32::NAN, 0.0, 1e-45, 1e9] {
+        assert!(
+            Basis::decode(D, &with(6, doubt)).is_err(),
+            "codes of {doubt} would say that they are exact, or nothing"
+        );
+    }
 }
 
 #[test]
