@@ -31,7 +31,7 @@ pub trait ScratchFile: Send + Sync {
     fn read(&self, at: u64, out: &mut [u8]) -> io::Result<()>;
     /// Number of bytes.
     fn length(&self) -> u64;
-    /// Gives the space of some bytes back, which are not read again; or does nothing, as then it goes with the file.
+    /// Gives the space of some bytes back, which are not read again: where there are holes in files, they read as zeros.
     fn discard(&self, _at: u64, _length: u64) {}
 }
 
@@ -62,6 +62,13 @@ impl ScratchFile for Mutex<Vec<u8>> {
 
     fn length(&self) -> u64 {
         locked(self).len() as u64
+    }
+
+    /// What is read nevertheless is as wrong as on a disk.
+    fn discard(&self, at: u64, length: u64) {
+        if let Some(gone) = locked(self).get_mut(at as usize..(at + length) as usize) {
+            gone.fill(0);
+        }
     }
 }
 
@@ -128,7 +135,9 @@ fn locked<T>(lock: &Mutex<T>) -> MutexGuard<'_, T> {
 /// What a failing scratch means for who asked for a compaction.
 pub(crate) fn broken(e: io::Error) -> Error {
     Error::new(Kind::Unavailable, format!("the scratch space of the compaction failed: {e}"))
-        .with_hint("it needs up to twice the bytes of the rows; name another directory, or allow more memory")
+        .with_hint(
+            "it needs up to three times the bytes of the rows; name another directory, or allow more memory",
+        )
         .with_source(e)
 }
 

@@ -46,7 +46,7 @@ pub struct Args {
         help_heading = "Global options"
     )]
     pub memory: Option<u64>,
-    /// Directory for what does not fit that memory, on a disk with room for twice the rows [default: the system's for
+    /// Directory for what does not fit that memory, on a disk with room for three times the rows [default: the system's for
     /// temporary files]
     #[arg(
         long,

@@ -184,7 +184,7 @@ impl Basis {
             return Err("a basis has a step that is no number");
         }
         Basis::of(d, counts, float(&head[6..]), deviations, stored)
-            .ok_or("a basis has a deviation or a doubt that is none")
+            .ok_or("a basis has a deviation that is not 0 to 2, or a doubt that is not .1 to 10")
     }
 
     /// The coordinates of n·d values: n times [`Basis::coordinates`].

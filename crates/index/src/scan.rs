@@ -145,7 +145,7 @@ impl CodeQuery {
     /// Scans the postings of `runs` (ascending, disjoint) that lie in `codes`. `mask` gives the lanes of a group that
     /// live and pass the filter; a group whose mask is 0 is not read. `emit(posting, estimate, err)` is called in order of
     /// posting for each lane within the bound and returns the threshold from there on. A row that was not encodable
-    /// (saturated) comes with estimate −∞ and err ∞.
+    /// (saturated) comes with estimate −∞ and err ∞. Returns how many lanes of the runs live and pass.
     pub fn scan(
         &self,
         codes: Codes<'_>,
@@ -153,7 +153,7 @@ impl CodeQuery {
         mask: impl Fn(usize) -> u32,
         bound: Bound,
         emit: &mut impl FnMut(usize, f32, f32) -> f32,
-    ) {
+    ) -> u64 {
         let Bound { mut threshold, slack } = bound;
         let slack = slack.max(f32::MIN_POSITIVE); // 0·∞ would hide saturated rows
         let stride = self.group_bytes + codes.beside;
@@ -161,11 +161,11 @@ impl CodeQuery {
         let mut lane_terms = Lanes::new();
         let mut out = Estimates { estimate: [0.0; GROUP], err: [0.0; GROUP] };
         let mut group = codes.first_group;
-        let mut next = 0;
+        let (mut next, mut counted) = (0, 0);
         while let Some(run) = runs.get(next) {
             group = group.max(run.first / GROUP);
             if group >= end {
-                return;
+                break;
             }
             let counting = mask(group);
             let (own, consumed) = lane_terms.gather(group, counting, &runs[next..], next);
@@ -174,6 +174,7 @@ impl CodeQuery {
                 continue; // empty runs, or runs before these codes: the group may still have others
             }
             let live = own & counting;
+            counted += u64::from(live.count_ones());
             if live != 0 {
                 let at = (group - codes.first_group) * stride;
                 let bytes = &codes.groups[at..at + self.group_bytes];
@@ -183,6 +184,7 @@ impl CodeQuery {
             }
             group += 1;
         }
+        counted
     }
 
     /// Appends `estimate − slack·err` of every lane of whole groups of one leaf: −∞ where a code says nothing, NaN behind

@@ -6,7 +6,7 @@ use esker_index::leaf_target;
 
 use super::large::{BUCKET_SHARE, Large};
 use super::order::floats;
-use super::spill::{Blocks, Parts, Spill};
+use super::spill::{Blocks, Parts};
 use crate::parallel;
 
 /// Which rows go together: buckets of neighbouring leaves.
@@ -87,24 +87,24 @@ pub(super) struct Part {
 }
 
 impl Large<'_> {
-    /// Finds the leaf of every row and writes rows of neighbouring leaves beside each other. `read` are the rows of the spill,
-    /// `leaves` is their number and how many rows each may expect.
+    /// Finds the leaf of every row and writes rows of neighbouring leaves beside each other. `size` is how many rows come, and
+    /// the bytes of one; `leaves` is their number and how many rows each may expect.
     pub(super) fn part(
         &self,
-        spill: &Spill,
-        read: impl Iterator<Item = Result<RecordBatch>> + Send,
+        size: (u64, u64),
+        batches: impl Iterator<Item = Result<RecordBatch>> + Send,
         leaves: (usize, &[u64]),
         mut find: impl FnMut(&[f32]) -> Vec<u32> + Send,
     ) -> Result<Vec<Part>> {
-        let (settings, rows) = (self.target.settings, spill.rows() as usize);
-        let capacity = (self.memory / BUCKET_SHARE / spill.row_bytes()) as usize;
-        let capacity = capacity.max(leaf_target(spill.rows()));
+        let (settings, (rows, row_bytes)) = (self.target.settings, size);
+        let capacity = ((self.memory / BUCKET_SHARE / row_bytes) as usize).max(leaf_target(rows));
         // Rows are not all as large as they are on average, and large ones may be neighbours.
-        let most_bytes = capacity as u64 * spill.row_bytes();
+        let most_bytes = capacity as u64 * row_bytes;
         let mut buckets = Buckets::new(leaves.0, leaves.1, capacity, most_bytes);
-        let (mut assignment, mut of_row) = (Vec::with_capacity(rows), Vec::with_capacity(rows));
+        let (mut assignment, mut of_row) =
+            (Vec::with_capacity(rows as usize), Vec::with_capacity(rows as usize));
         let mut parts = Parts::new(self.scratch)?;
-        let batches = read.map(|batch| {
+        let batches = batches.map(|batch| {
             let batch = batch?;
             let found = find(&floats(&batch, settings)?);
             Ok((batch, found))

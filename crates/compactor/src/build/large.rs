@@ -1,5 +1,5 @@
 //! A segment of more rows than memory holds (INDEX §1), in passes over scratch files: leaves are trained on a sample and
-//! improved by one pass over all rows; rows are parted into buckets of neighbouring leaves, each of which is put in order
+//! improved by one pass over the rows; rows are parted into buckets of neighbouring leaves, each of which is put in order
 //! in memory and written; codes, limits and attributes are made from the written rows.
 //!
 //! Around a base (`merge`) there is no training: one pass surveys how the rows fit its leaves, the next puts each into its
@@ -20,7 +20,9 @@ use esker_format::segment::index::{Calibration, IndexParts, IndexWriter, Spool};
 use esker_format::segment::payload::{Payload, PayloadWriter};
 use esker_format::segment::rows::{RowsLayout, RowsWriter, verify_layout};
 use esker_format::{Error, Result};
-use esker_index::{GROUP, Leaves, Moments, Plan, Standing, Survey, arrange, leaf_target, residual_square};
+use esker_index::{
+    GROUP, Leaves, Moments, Plan, SplitMix, Standing, Survey, arrange, leaf_target, residual_square,
+};
 use parquet::arrow::ProjectionMask;
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 
@@ -41,9 +43,11 @@ use crate::scratch::{Chunks, Scratch, ScratchFile, Spooling, broken, copy, range
 pub(super) const BUCKET_SHARE: u64 = 16;
 /// Rows encoded as one task: whole groups.
 pub(super) const ENCODE_ROWS: usize = 32 * GROUP;
-/// Leaves are improved by every row, or by every so manieth if so many of each leaf are enough: the mean of 100 rows is off by a
-/// tenth of what they scatter.
+/// Of how many rows the mean of a leaf is taken when leaves are improved, on average over the leaves: it is then off by a tenth of
+/// what they scatter. Of twice as many rows every second is drawn, and so on.
 const REFINE_ROWS: usize = 100;
+/// Sets that draw apart from others.
+const REFINE: u64 = 0x7265_6669;
 /// Rows of a column read at once.
 const COLUMN_ROWS: usize = 8192;
 /// Passes over the rows that report progress.
@@ -143,7 +147,7 @@ impl Large<'_> {
         self.write(parts, None, rows)
     }
 
-    /// Leaves trained on the sample, and improved by a pass over all rows; rows parted by them.
+    /// Leaves trained on the sample, and improved by a pass over the rows; rows parted by them.
     fn anew(&mut self, mut spill: Spill, pass: &dyn Fn(u64)) -> Result<Vec<Part>> {
         let BuildOptions { seed, threads, .. } = self.options;
         let settings = self.target.settings;
@@ -157,14 +161,18 @@ impl Large<'_> {
         pass(1);
         let mut moments = Moments::new(&leaves);
         let every = (rows / REFINE_ROWS / leaves.count()).max(1);
+        // One of every so many that follow each other, but not always the same: kinds of rows may come in turn.
+        let is_drawn =
+            |row: &usize| row % every == SplitMix::new(seed ^ REFINE ^ (row / every) as u64).below(every);
         let mut seen = 0;
         let vectors = spill.read().map(|batch| {
             let vectors = floats(&batch?, settings)?;
-            let skipped = (every - seen % every) % every;
+            let before = seen;
             seen += vectors.len() / d;
+            let drawn = (before..seen).filter(is_drawn).map(|row| &vectors[(row - before) * d..][..d]);
             Ok(match every {
                 1 => vectors,
-                _ => vectors.chunks_exact(d).skip(skipped).step_by(every).collect::<Vec<_>>().concat().into(),
+                _ => drawn.collect::<Vec<_>>().concat().into(),
             })
         });
         parallel::ahead(threads, vectors, |vectors| {
@@ -176,7 +184,8 @@ impl Large<'_> {
         let expected: Vec<u64> = leaves.expected().iter().map(|rows| rows * every as u64).collect();
         self.watch.lap("refine");
         pass(2);
-        let parts = self.part(&spill, spill.take(), (leaves.count(), &expected), |vectors| {
+        let size = (spill.rows(), spill.row_bytes());
+        let parts = self.part(size, spill.into_batches(), (leaves.count(), &expected), |vectors| {
             leaves.assign(vectors, threads)
         })?;
         self.watch.lap("part");
@@ -209,7 +218,8 @@ impl Large<'_> {
         let Some(mut plan) = plan.filter(|plan| base.fits(plan.count(), d)) else { return Ok(None) };
         self.watch.lap("plan");
         let (count, expected) = (plan.count(), plan.expected().to_vec());
-        let parts = self.part(spill, spill.read(), (count, &expected), |vectors| plan.assign(vectors))?;
+        let size = (spill.rows(), spill.row_bytes());
+        let parts = self.part(size, spill.read(), (count, &expected), |vectors| plan.assign(vectors))?;
         self.watch.lap("part");
         pass(2);
         Ok(plan.holds().then_some((plan, parts)))
@@ -220,8 +230,9 @@ impl Large<'_> {
         let BuildOptions { seed, threads, .. } = self.options;
         let settings = self.target.settings;
         let (d, metric) = (settings.dimension as usize, metric(settings));
-        let source = Source::gather(part.blocks.take().collect::<Result<_>>()?, settings)?;
-        let (vectors, Part { inputs, first, leaves, .. }) = (source.vectors(), part);
+        let Part { inputs, first, leaves, blocks } = part;
+        let source = Source::gather(blocks.into_batches().collect::<Result<_>>()?, settings)?;
+        let vectors = source.vectors();
         let (arranged, origin) = match plan {
             None => (arrange(vectors, d, metric, leaves, target, seed, threads), Vec::new()),
             Some(plan) => {

@@ -85,10 +85,10 @@ impl Blocks {
         self.blocks.iter().map(|block| self.batch(block))
     }
 
-    /// The batches, one at a time, each for the last time.
-    pub(super) fn take(&self) -> impl Iterator<Item = Result<RecordBatch>> + '_ {
-        self.blocks.iter().map(|block| {
-            let batch = self.batch(block);
+    /// The batches, one at a time, each for the last time: its space is given back.
+    pub(super) fn into_batches(mut self) -> impl Iterator<Item = Result<RecordBatch>> {
+        std::mem::take(&mut self.blocks).into_iter().map(move |block| {
+            let batch = self.batch(&block);
             self.file.discard(block.at, block.length as u64);
             batch
         })
@@ -221,9 +221,9 @@ impl Spill {
         self.blocks.read()
     }
 
-    /// The rows, a block at a time, for the last time.
-    pub(super) fn take(&self) -> impl Iterator<Item = Result<RecordBatch>> + '_ {
-        self.blocks.take()
+    /// The rows, a block at a time, for the last time: see [`Blocks::into_batches`].
+    pub(super) fn into_batches(self) -> impl Iterator<Item = Result<RecordBatch>> {
+        self.blocks.into_batches()
     }
 }
 

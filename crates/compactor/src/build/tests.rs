@@ -349,6 +349,36 @@ fn out_of_memory_equal_input_gives_equal_bytes() {
     assert!(three.rows_file == one.rows_file && three.index_file == one.index_file);
 }
 
+/// Two kinds of rows in turn, far from each other: leaves are improved by some of the rows, of both kinds.
+#[test]
+fn leaves_of_kinds_that_come_in_turn_are_improved_alike() {
+    let settings = fixture::settings(4, Kind::L2, VectorType::F32);
+    let mut vectors = clustered(60_000, 4, 3);
+    vectors.iter_mut().step_by(2).for_each(|vector| vector[0] += 100.0);
+    let batch = rows(&settings, vectors);
+    // 256 leaves are trained, and of their rows every second is drawn.
+    let large = build_large(std::slice::from_ref(&batch), &settings, 64 << 10, 2);
+    let again = build_large(std::slice::from_ref(&batch), &settings, 64 << 10, 1);
+    assert!(large.rows_file == again.rows_file && large.index_file == again.index_file);
+    let opened = Opened::new(large, &settings);
+    let leaves = (0..opened.header.leaf_count()).map(|leaf| opened.header.leaf(leaf).ordinals);
+    let mut kinds = [0; 3];
+    for rows in leaves {
+        let far =
+            rows.clone().filter(|row| f32::from_le_bytes(*opened.vector(*row).first_chunk().unwrap()) > 50.0);
+        let far = far.count();
+        kinds[if far == 0 {
+            0
+        } else if far == rows.len() {
+            1
+        } else {
+            2
+        }] += 1;
+    }
+    let [one, other, both] = kinds;
+    assert!(both == 0 && (0.8..1.25).contains(&(f64::from(one) / f64::from(other))), "{kinds:?}");
+}
+
 #[test]
 fn out_of_memory_degenerate_inputs_become_segments() {
     for metric in [Kind::Cosine, Kind::L2] {

@@ -1,5 +1,5 @@
 //! A segment of more rows than memory holds, made in pieces each of which follows from those before it: what `Large` does
-//! in one go, with the same functions, for who cannot go on for as long as that takes. No I/O: what comes and goes is
+//! in one go, with the same functions (though leaves are improved by every row here), for who cannot go on for as long as that takes. No I/O: what comes and goes is
 //! kept elsewhere. Equal rows give equal bytes however the work is cut.
 
 mod coder;

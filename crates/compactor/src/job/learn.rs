@@ -1,4 +1,4 @@
-//! The leaves of a job: trained on a sample, improved by one pass over all rows.
+//! The leaves of a job: trained on a sample, improved by one pass over the rows, every one of them.
 
 use esker_format::Error;
 use esker_index::{Leaves, Moments, Training};

@@ -1,4 +1,4 @@
-//! The clustering of more rows than memory holds: leaves are trained on a sample, improved by one pass over all rows,
+//! The clustering of more rows than memory holds: leaves are trained on a sample, improved by one pass over the rows,
 //! and the rows of neighbouring leaves are put in order together.
 
 use super::bisect::bisect;

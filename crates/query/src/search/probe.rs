@@ -15,9 +15,10 @@ const NEXT_LEAVES: usize = 16;
 /// Where most neighbours are gone, a probe goes up to so many times the margin that a cold search allows itself: the farther the
 /// nearest are that are left, the farther they may lie from the best of their leaves, and the limits do not know how far …
 const FARTHER: f32 = 3.0;
-/// … but the leaves that were scanned do: after so many rows that count, leaf after leaf, without one that had a chance, it goes
-/// no farther than the limits.
-const QUIET_ROWS: u64 = 4096;
+/// … but the leaves that were scanned do: after so many rows that count, leaf after leaf, none of which came among the nearest, it
+/// goes no farther than the limits. For a recall above [`QUIET_RECALL`] they are more, as many times as less may be missed.
+const QUIET_ROWS: f32 = 4096.0;
+const QUIET_RECALL: f32 = 0.98;
 /// Rows whose vectors are on their way from memory while one is measured.
 const AHEAD: usize = 4;
 /// Up to this many rows are measured without looking at their codes.
@@ -67,10 +68,12 @@ pub(crate) fn probe(asked: &Asked, held: &[Held<'_>], few: u64, best: &mut TopK<
     let thin = is_thin(matching as f64 / total as f64, near);
     effort.limited = !thin && held.iter().all(|h| h.limits.is_some());
     let all = thin && is_little(matching, held.iter().map(|h| (h.segment, h.mask)));
-    let margin = |number: u32, quiet: u64| match &held[number as usize].limits {
+    let wanted = held.iter().filter_map(|h| h.limits).fold(QUIET_RECALL, |most, l| most.max(l.min_recall));
+    let enough = (QUIET_ROWS * (1.0 - QUIET_RECALL) / (1.0 - wanted)) as u64;
+    let margin = |number: u32, wide: bool| match &held[number as usize].limits {
         None => f32::INFINITY,
         Some(_) if all => f32::INFINITY,
-        Some(limits) if thin && quiet < QUIET_ROWS => FARTHER * thin_margin(limits),
+        Some(limits) if wide => FARTHER * thin_margin(limits),
         Some(limits) if thin => limits.b.max(0.0),
         Some(limits) => limits.b,
     };
@@ -82,16 +85,17 @@ pub(crate) fn probe(asked: &Asked, held: &[Held<'_>], few: u64, best: &mut TopK<
         let mut at = 0;
         while at < lot.len() {
             let kth = asked.metric.score(best.worst());
-            let quiet = scan.quiet;
+            // What was left out while it was narrow stays so, even if it becomes wide again.
+            let wide = thin && scan.quiet < enough;
             let widest =
-                (0..held.len() as u32).map(|number| margin(number, quiet)).fold(f32::NEG_INFINITY, f32::max);
+                (0..held.len() as u32).map(|number| margin(number, wide)).fold(f32::NEG_INFINITY, f32::max);
             if lot[at].0 + widest < kth {
                 break;
             }
             let end = (at + step).min(lot.len());
             batch.clear();
             batch.extend(
-                lot[at..end].iter().filter(|(score, number, _)| score + margin(*number, quiet) >= kth),
+                lot[at..end].iter().filter(|(score, number, _)| score + margin(*number, wide) >= kth),
             );
             batch.sort_unstable_by_key(|(_, number, leaf)| (*number, *leaf));
             for same in batch.chunk_by(|a, b| a.1 == b.1) {
@@ -106,9 +110,10 @@ pub(crate) fn probe(asked: &Asked, held: &[Held<'_>], few: u64, best: &mut TopK<
             }
             (at, step) = (end, NEXT_LEAVES);
         }
-        let (kth, quiet) = (asked.metric.score(best.worst()), scan.quiet);
+        let kth = asked.metric.score(best.worst());
+        let wide = thin && scan.quiet < enough;
         lot.clear();
-        lot.extend(ranking.next(|most, number| most + margin(number, quiet) >= kth));
+        lot.extend(ranking.next(|most, number| most + margin(number, wide) >= kth));
     }
     effort
 }
@@ -118,7 +123,7 @@ struct Scan<'a> {
     asked: &'a Asked,
     /// Rows of the batch that have a chance.
     found: Vec<Chance>,
-    /// Rows that count since the last one that had a chance.
+    /// Rows that count since one last came among the nearest.
     quiet: u64,
 }
 
@@ -154,11 +159,12 @@ impl Scan<'_> {
                 }
                 if patience > 0 { nearest.worst() } else { threshold }
             });
-        self.quiet = if found.is_empty() { self.quiet + rows } else { 0 };
+        self.quiet += rows;
         found.sort_unstable_by(|a, b| a.0.total_cmp(&b.0).then(a.2.cmp(&b.2)));
         self.measure(number, h, best)
     }
 
+    /// Measures the rows that were found; returns how many.
     fn measure(&mut self, number: u32, h: &Held<'_>, best: &mut TopK<Place>) -> u64 {
         let metric = self.asked.metric;
         let has_chance = |(estimate, err, _): &Chance, best: &TopK<Place>| {
@@ -173,7 +179,9 @@ impl Scan<'_> {
                 continue;
             }
             measured += 1;
-            best.push(distance(self.asked, h.segment, chance.2), (number, u64::from(chance.2)));
+            if best.push(distance(self.asked, h.segment, chance.2), (number, u64::from(chance.2))) {
+                self.quiet = 0;
+            }
         }
         measured
     }

@@ -1,6 +1,5 @@
 //! Codes of a segment: which of them to read, and where those that were read lie.
 
-use std::cell::Cell;
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -204,8 +203,8 @@ impl Codes {
         &self.leaves
     }
 
-    /// Scans runs (ascending, disjoint) of postings of leaves that are here: see [`CodeQuery::scan`]. Returns how many postings
-    /// of the groups that were looked at count.
+    /// Scans runs (ascending, disjoint) of postings of leaves that are here: see [`CodeQuery::scan`], also for
+    /// what it returns.
     pub fn scan(
         &self,
         query: &CodeQuery,
@@ -214,9 +213,8 @@ impl Codes {
         bound: Bound,
         mut emit: impl FnMut(u32, f32, f32) -> f32,
     ) -> u64 {
-        let counted = Cell::new(0);
         let lanes = GROUP_POSTINGS as usize;
-        let mut threshold = bound.threshold;
+        let (mut threshold, mut counted) = (bound.threshold, 0);
         for (first_group, groups) in &self.spans {
             let first = *first_group as usize * lanes;
             let end = first + groups.len() / self.group_bytes.max(1) * lanes;
@@ -228,17 +226,13 @@ impl Codes {
             let beside = self.group_bytes - self.bare;
             let codes = esker_index::Codes { groups, first_group: *first_group as usize, beside };
             let bound = Bound { threshold, slack: bound.slack };
-            let count = |group| {
-                let lanes = mask.lanes(group);
-                counted.set(counted.get() + u64::from(lanes.count_ones()));
-                lanes
-            };
-            query.scan(codes, &runs[from..to], count, bound, &mut |posting, estimate, err| {
+            let mut emit = |posting: usize, estimate, err| {
                 threshold = emit(posting as u32, estimate, err);
                 threshold
-            });
+            };
+            counted += query.scan(codes, &runs[from..to], |g| mask.lanes(g), bound, &mut emit);
         }
-        counted.get()
+        counted
     }
 
     /// The stored check of a posting's vector.
