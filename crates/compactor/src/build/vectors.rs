@@ -1,5 +1,7 @@
 //! The vectors of a segment by ordinal, wherever they are.
 
+use std::sync::{Mutex, PoisonError};
+
 use arrow::buffer::{Buffer, MutableBuffer, ScalarBuffer};
 use esker_format::Result;
 use esker_format::schema::{Settings, VectorType};
@@ -62,14 +64,32 @@ impl InFile<'_> {
     /// Calls `see` with the first ordinal, the vectors and their bytes as stored, of some whole pages at a time.
     pub(super) fn each_stored(&self, mut see: impl FnMut(usize, &[f32], &[u8]) -> Result<()>) -> Result<()> {
         let step = block_rows(self.settings.stride(), self.memory).next_multiple_of(PAGE_ROWS as usize);
-        let blocks = (0..self.rows()).step_by(step).map(|first| self.block(first, step));
-        parallel::ahead(self.threads, blocks, |(first, vectors, stored)| see(first, &vectors, &stored))
+        // Pages of new memory cost as much as what is copied into them.
+        let spare = Mutex::new(MutableBuffer::new(0));
+        let spared = || spare.lock().unwrap_or_else(PoisonError::into_inner);
+        let blocks = (0..self.rows()).step_by(step).map(|first| {
+            let buffer = std::mem::take(&mut *spared());
+            self.block(first, step, buffer)
+        });
+        parallel::ahead(self.threads, blocks, |(first, vectors, stored)| {
+            see(first, &vectors, &stored)?;
+            drop(vectors);
+            if let Ok(buffer) = stored.into_mutable() {
+                *spared() = buffer;
+            }
+            Ok(())
+        })
     }
 
     /// Up to `step` rows from `first` on, which start a page.
-    fn block(&self, first: usize, step: usize) -> Result<(usize, ScalarBuffer<f32>, Buffer)> {
+    fn block(
+        &self,
+        first: usize,
+        step: usize,
+        mut stored: MutableBuffer,
+    ) -> Result<(usize, ScalarBuffer<f32>, Buffer)> {
         let (rows, per_page) = (step.min(self.rows() - first), PAGE_ROWS as usize);
-        let mut stored = MutableBuffer::from_len_zeroed(rows * self.settings.stride());
+        stored.resize(rows * self.settings.stride(), 0);
         let pages = stored.chunks_mut(per_page * self.settings.stride());
         for (page, out) in (first..).step_by(per_page).zip(pages) {
             self.file.read(self.layout.vector_range(page as u32).start, out).map_err(broken)?;
