@@ -17,17 +17,15 @@ from truth import Truth
 SEARCHED = ("p50", "p99")
 
 
-def cell(esker, truth, predicate, queries, rounds):
-    """One filter: recall by the last run; of each quantile the least of all runs, since what else a machine does only adds.
-    The same queries are asked without the filter in turn with it, as a machine is faster at one time than at another."""
+def asked(esker, truth, predicate, queries):
+    """All queries of one filter, or of none."""
+    filtered = [] if predicate == "none" else ["--filter", predicate]
+    return esker("--memory", SEARCH_MEMORY, "eval", "set", truth.query_file, "-k", K, "--limit", queries, "--ids", *filtered)[0]
 
-    def run(*filtered):
-        arguments = ["set", truth.query_file, "-k", K, "--limit", queries, "--ids"]
-        return esker("--memory", SEARCH_MEMORY, "eval", *arguments, *filtered)[0]
 
-    runs = [(run(), run("--filter", predicate)) for _ in range(rounds)]
-    plain, rows = zip(*runs)
-    done = rows[-1]
+def cell(truth, predicate, runs, plain):
+    """One filter: recall by the last run; of each quantile the least of all runs, since what else a machine does only adds."""
+    done = runs[-1]
     judged = truth.judge(predicate, done["ids"], K)
     row = {
         "filter": predicate,
@@ -41,7 +39,7 @@ def cell(esker, truth, predicate, queries, rounds):
     }
     for how, part in (("memory", lambda r: r["memory"]), ("strong", lambda r: r)):
         for key in SEARCHED:
-            own, without = (min(part(r)[f"{key}_ms"] for r in of) for of in (rows, plain))
+            own, without = (min(part(r)[f"{key}_ms"] for r in of) for of in (runs, plain))
             row |= {f"{how}_{key}_ms": own, f"{how}_{key}_unfiltered_ms": without, f"{how}_{key}_ratio": own / without}
     return row
 
@@ -74,10 +72,14 @@ def main():
             built(esker, truth, "f32", args.memory, scratch)
         for part in (".", "near"):
             truth = Truth(args.set, args.queries, part)
-            for predicate in truth.filters():
-                if predicate == "none":
-                    continue
-                row = cell(esker, truth, predicate, args.queries, args.rounds)
+            # In turns, as a machine is faster at one time than at another.
+            runs = {predicate: [] for predicate in truth.filters()}
+            for _ in range(args.rounds):
+                for predicate, done in runs.items():
+                    done.append(asked(esker, truth, predicate, args.queries))
+            plain = runs.pop("none")
+            for predicate, done in runs.items():
+                row = cell(truth, predicate, done, plain)
                 row["share"], row["kind"] = share(predicate)
                 say(
                     f"{row['kind']} {row['share']:.2%}: recall {row['recall']:.4f}, {row['full_share']:.0%} full, p99 "

@@ -7,7 +7,8 @@ use std::sync::Arc;
 
 use esker_format::Result;
 use esker_index::{
-    Basis, Bound, Codes, Covariance, Encoder, Exact, RowCode, Run, SplitMix, pack_group, padded, residual,
+    Basis, Bound, Codes, Covariance, Encoder, Exact, RowCode, Run, SplitMix, group_bytes, pack_group, padded,
+    residual,
 };
 
 use super::calibration::Truth;
@@ -30,8 +31,9 @@ const RESIDUALS: usize = 12;
 const BLOCK: usize = 1024;
 /// Queries of the sample whose neighbours are estimated both ways.
 const QUERIES: usize = 100;
-/// Worth it if the root mean square of the errors is at most this share of that of a bit per dimension, from twice as many bytes.
-const WORTH: f64 = 1.0;
+/// Worth it if the root mean square of the errors is at most that of a bit per dimension, and at most this share of it where
+/// codes were as long: those of few dimensions, much of which is the same, get little shorter.
+const WORTH: f64 = 0.6;
 /// Of the sample of rows.
 const SEED: u64 = 0x6261_7369;
 
@@ -64,8 +66,9 @@ impl Coded {
         let with = self.errors(&learned(basis.clone()), vectors, leaf_starts, truth)?;
         let without = self.errors(self.encoder(), vectors, leaf_starts, truth)?;
         let ratio = with.rms / without.rms;
-        tracing::debug!(bits, ratio, errors = with.of_own, "errors with a basis");
-        let better = with.count >= without.count && ratio <= WORTH;
+        let length = group_bytes(bits) as f64 / self.encoder().group_bytes() as f64;
+        tracing::debug!(bits, ratio, length, errors = with.of_own, "errors with a basis");
+        let better = with.count >= without.count && ratio <= 1.0 && ratio * length <= WORTH;
         if options.basis == Choice::Always || better {
             // Never more sure than it is: neighbours may lie where rows seldom do.
             let doubt = if with.of_own.is_finite() { with.of_own.max(1.0) } else { 1.0 };
