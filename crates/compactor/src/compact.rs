@@ -6,6 +6,7 @@ mod inputs;
 mod limited;
 mod plan;
 mod sending;
+mod spilling;
 mod tail;
 
 use std::sync::Arc;
@@ -25,6 +26,7 @@ use inputs::Gathered;
 pub(crate) use inputs::{Inputs, Merged};
 use limited::Limit;
 pub(crate) use sending::Sending;
+use spilling::Spilling;
 use tail::Tail;
 
 /// Most rounds of one compaction.
@@ -293,7 +295,7 @@ impl Compactor {
             Gathered::Memory { rows, .. } => {
                 Ok(build_merged(rows, base, target, options, &**clock, &heard)?.map(Made::from))
             }
-            Gathered::Scratch(spill) => {
+            Gathered::Scratch(spilling) => {
                 let (memory, scratch, watch) =
                     (self.options.memory, &*self.scratch, StopWatch::new(&**clock));
                 let mut send = |rows_file: &Arc<dyn ScratchFile>| {
@@ -301,7 +303,7 @@ impl Compactor {
                     sending.begin(collection.client().upload(meter, &key), rows_file);
                 };
                 let large = Large { target, options, memory, scratch, watch };
-                let built = large.build(*spill, base, &heard, &mut send)?;
+                let built = large.build(*spilling.finish()?, base, &heard, &mut send)?;
                 Ok(built.map(|made| Made { rows_file: Blob::Placed(made.rows_file.len()), ..made }))
             }
         })?;
@@ -344,7 +346,7 @@ impl Compactor {
         // Files are smaller than what they are read to: rows in memory are moved aside should they turn out to be too large.
         match bytes <= memory / IN_MEMORY {
             true => Ok(Gathered::new(memory / IN_MEMORY, Box::new(spill))),
-            false => Ok(Gathered::Scratch(spill()?)),
+            false => Ok(Gathered::Scratch(Spilling::new(spill()?)?)),
         }
     }
 }

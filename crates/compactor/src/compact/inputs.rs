@@ -13,6 +13,7 @@ use esker_store::{Collection, Meter, SegmentReader, Unfolded};
 use futures::{StreamExt, TryStreamExt, stream};
 use roaring::RoaringBitmap;
 
+use super::spilling::Spilling;
 use super::{Listener, Progress, Stage, blocking};
 use crate::build::{Base, BaseCodes, Spill, bytes_of};
 use crate::fold::{Winners, expiries, is_expired, keep};
@@ -36,7 +37,7 @@ pub(crate) struct Inputs {
 /// Where rows wait until they are built: in memory while they are few.
 pub(super) enum Gathered<'a> {
     Memory { rows: Vec<RecordBatch>, room: u64, spill: Spilled<'a> },
-    Scratch(Box<Spill>),
+    Scratch(Spilling),
 }
 
 /// Begins to keep rows in scratch files.
@@ -60,15 +61,11 @@ impl<'a> Gathered<'a> {
                     return Ok(());
                 }
                 let rows = std::mem::take(rows);
-                let all = rows.into_iter().chain([batch]);
-                let spill = blocking(|| {
-                    let mut spill = spill()?;
-                    all.into_iter().try_for_each(|batch| spill.push(&batch))?;
-                    Ok::<_, esker_format::Error>(spill)
-                });
-                *self = Gathered::Scratch(spill?);
+                let mut spilling = Spilling::new(spill()?)?;
+                rows.into_iter().chain([batch]).try_for_each(|batch| spilling.push(batch))?;
+                *self = Gathered::Scratch(spilling);
             }
-            Gathered::Scratch(spill) => blocking(|| spill.push(&batch))?,
+            Gathered::Scratch(spilling) => spilling.push(batch)?,
         }
         Ok(())
     }
