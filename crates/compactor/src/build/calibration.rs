@@ -249,8 +249,12 @@ impl Sample<'_> {
     }
 }
 
-/// The limits that a share `r` of the neighbours meet all at once: each is its own r-quantile first, then all are raised
-/// together until that holds.
+/// The limits that a share `r` of the neighbours meet.
+///
+/// Of those that must be probed, b, it is a standard error of the sample more: as if a query found all of its neighbours or
+/// none, which is the worst, so that what searches pass over by their estimates is in it, too. Leaves read without looking
+/// at codes and rows reranked, δ and R, must do for the same neighbours: each is its own r-quantile first, then both
+/// are raised together until that holds.
 pub(super) fn limits(needs: &[Need], r: f32) -> Calibration {
     let sorted = |value: fn(&Need) -> f32| {
         let mut values: Vec<f32> = needs.iter().map(value).collect();
@@ -259,19 +263,17 @@ pub(super) fn limits(needs: &[Need], r: f32) -> Calibration {
     };
     let (margins, reaches, ranks) = (sorted(|n| n.margin), sorted(|n| n.reach), sorted(|n| n.rank as f32));
     let wanted = (f64::from(r) * needs.len() as f64).ceil() as usize;
-    let mut calibration =
-        Calibration { min_recall: r, b: f32::INFINITY, delta: f32::INFINITY, rerank: LEAST_RERANK };
+    let error = (r * (1.0 - r) * K as f32 / needs.len().max(1) as f32).sqrt();
+    let b = quantile(&margins, (r + error).min(1.0));
+    let mut calibration = Calibration { min_recall: r, b, delta: f32::INFINITY, rerank: LEAST_RERANK };
     for step in 0..=STEPS {
         let share = r + (1.0 - r) * step as f32 / STEPS as f32;
-        calibration.b = quantile(&margins, share);
         calibration.delta = quantile(&reaches, share);
         // Without a sample: as many as any query may need at the least.
         let rank = quantile(&ranks, share);
         calibration.rerank = if rank.is_finite() { (rank as u32).max(LEAST_RERANK) } else { LEAST_RERANK };
         let reranked = |n: &&Need| n.rank <= calibration.rerank;
-        let warm = needs.iter().filter(reranked).filter(|n| n.margin <= calibration.b).count();
-        let cold = needs.iter().filter(reranked).filter(|n| n.reach <= calibration.delta).count();
-        if warm.min(cold) >= wanted {
+        if needs.iter().filter(reranked).filter(|n| n.reach <= calibration.delta).count() >= wanted {
             break;
         }
     }
@@ -283,3 +285,6 @@ fn quantile(sorted: &[f32], r: f32) -> f32 {
     let rank = (f64::from(r) * sorted.len() as f64 - 1e-6).ceil() as usize;
     sorted.get(rank.clamp(1, sorted.len().max(1)) - 1).copied().unwrap_or(f32::INFINITY)
 }
+
+#[cfg(test)]
+mod tests;
