@@ -21,7 +21,7 @@ fn how_far_to_probe_is_a_quantile_and_a_standard_error_whatever_is_reranked() {
 
 #[test]
 fn cold_limits_are_met_by_the_same_neighbours() {
-    // Every tenth lies far, and others are far down by estimate: both at .95 would lose a tenth.
+    // Every twentieth lies far, and as many are far down by estimate: both limits at .95 would lose a tenth.
     let of = |i: usize| match i % 20 {
         0 => (i as f32, 1),
         1 => (0.0, 20 + i as u32),
