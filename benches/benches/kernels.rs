@@ -100,6 +100,19 @@ fn centroids(c: &mut Criterion) {
     });
 }
 
+/// Rows to their leaves: compared with all of 512, of 3,906 with those under the nearest parents.
+fn assign(c: &mut Criterion) {
+    let rows = mixture(4096);
+    let mut group = c.benchmark_group("assign 384-d");
+    group.throughput(Throughput::Elements(4096));
+    group.sample_size(20);
+    for count in [512, 3906] {
+        let leaves = Leaves::from_parts(mixture(count), Vec::new(), D, Metric::Cosine, 1, 1);
+        group.bench_function(format!("{count} leaves"), |b| b.iter(|| leaves.assign(black_box(&rows), 1)));
+    }
+    group.finish();
+}
+
 fn build(c: &mut Criterion) {
     let data = mixture(20_000);
     let mut group = c.benchmark_group("build 20k 384-d");
@@ -122,5 +135,5 @@ fn build(c: &mut Criterion) {
     group.finish();
 }
 
-criterion_group!(kernels, exact, rotation, fastscan, centroids, build);
+criterion_group!(kernels, exact, rotation, fastscan, centroids, assign, build);
 criterion_main!(kernels);

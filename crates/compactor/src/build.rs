@@ -239,7 +239,7 @@ pub fn build_segment_in_scratch(
     progress: &dyn Fn(u64, u64),
 ) -> Result<Option<BuiltFiles>> {
     let mut watch = StopWatch::new(clock);
-    let mut spill = Spill::new(target.settings, memory, options.seed, scratch)?;
+    let mut spill = Spill::new(target.settings, memory, options.seed, options.threads, scratch)?;
     parallel::ahead(options.threads, rows, |batch| spill.push(&batch))?;
     watch.lap("spill");
     let built =

@@ -337,9 +337,9 @@ impl Compactor {
         winners: &Winners,
         merges: &[bool],
     ) -> Result<Gathered<'a>> {
-        let Options { memory, seed, .. } = self.options;
+        let Options { memory, seed, threads, .. } = self.options;
         let settings = &manifest.settings;
-        let spill = move || Spill::new(settings, memory, seed, &*self.scratch).map(Box::new);
+        let spill = move || Spill::new(settings, memory, seed, threads, &*self.scratch).map(Box::new);
         let merged = manifest.segments.iter().zip(merges).filter(|(_, merged)| **merged);
         let files: u64 = merged.map(|(s, _)| limited::size(s)).sum();
         let bytes = files + winners.live_rows * (settings.stride() as u64 + ROW_BYTES);

@@ -5,7 +5,12 @@ use std::fmt::Debug;
 use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::path::PathBuf;
+use std::sync::mpsc::Sender;
+#[cfg(target_os = "linux")]
+use std::sync::mpsc::channel;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+#[cfg(target_os = "linux")]
+use std::thread::Builder;
 
 use bytes::Bytes;
 use esker_format::{Error, Kind, Result};
@@ -31,7 +36,7 @@ pub trait ScratchFile: Send + Sync {
     fn read(&self, at: u64, out: &mut [u8]) -> io::Result<()>;
     /// Number of bytes.
     fn length(&self) -> u64;
-    /// Gives the space of some bytes back, which are not read again: where there are holes in files, they read as zeros.
+    /// Gives the space of some bytes back, which are not read again: where there are holes in files, they will read as zeros.
     fn discard(&self, _at: u64, _length: u64) {}
 }
 
@@ -87,13 +92,15 @@ impl Scratch for DirectoryScratch {
     fn file(&self) -> io::Result<Arc<dyn ScratchFile>> {
         let file = tempfile::tempfile_in(&self.0)
             .map_err(|e| io::Error::new(e.kind(), format!("in {}: {e}", self.0.display())))?;
-        Ok(Arc::new(Mutex::new(OnDisk { file, length: 0 })))
+        Ok(Arc::new(Mutex::new(OnDisk { file, length: 0, discarding: None })))
     }
 }
 
 struct OnDisk {
     file: File,
     length: u64,
+    /// There once something was given back. Dropped, the thread ends when all is done.
+    discarding: Option<Sender<(u64, u64)>>,
 }
 
 impl ScratchFile for Mutex<OnDisk> {
@@ -117,14 +124,30 @@ impl ScratchFile for Mutex<OnDisk> {
     }
 
     /// What was just read is in the page cache, and not yet on the disk if it is young: it need never get there, and its pages
-    /// take what is written next.
+    /// take what is written next. A thread of its own waits for the disk, which may take milliseconds to hear of each hole.
     #[cfg(target_os = "linux")]
     fn discard(&self, at: u64, length: u64) {
-        use rustix::fs::{FallocateFlags, fallocate};
-        let flags = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
-        // Some file systems cannot.
-        fallocate(&locked(self).file, flags, at, length).ok();
+        let mut disk = locked(self);
+        if disk.discarding.is_none() {
+            disk.discarding = discarding(&disk.file).ok();
+        }
+        disk.discarding.as_ref().map(|holes| holes.send((at, length)));
     }
+}
+
+/// A thread that makes holes in a file.
+#[cfg(target_os = "linux")]
+fn discarding(file: &File) -> io::Result<Sender<(u64, u64)>> {
+    use rustix::fs::{FallocateFlags, fallocate};
+    let file = file.try_clone()?;
+    let (sender, holes) = channel();
+    Builder::new().name("discard".into()).spawn(move || {
+        for (at, length) in holes {
+            // Some file systems cannot.
+            fallocate(&file, FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE, at, length).ok();
+        }
+    })?;
+    Ok(sender)
 }
 
 /// Locks. Nothing panics while it is held, so a poisoned lock is as good.

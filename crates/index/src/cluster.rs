@@ -14,7 +14,7 @@ pub use second::Seconds;
 pub use stream::{Leaves, Moments, Training, arrange};
 
 use bisect::bisect;
-use panels::{Best, Panels};
+use panels::{Best, Packed, Panels};
 
 use crate::Metric;
 use crate::codes::inverse_norm;
@@ -411,7 +411,7 @@ impl Finder {
             }),
             Finder::Tree(tree) => {
                 // Larger chunks, so that the rows that meet at one parent fill its tiles, where there are many.
-                let chunk_rows = (ids.len() / (4 * threads.max(1))).clamp(CHUNK, 16 * CHUNK);
+                let chunk_rows = (ids.len() / (2 * threads.max(1))).clamp(CHUNK, 8 * CHUNK);
                 parallel::for_chunks(threads, &mut leaf, chunk_rows, |chunk, out| {
                     tree.nearest(rows, &ids[chunk * chunk_rows..][..out.len()], out);
                 });
@@ -447,55 +447,64 @@ impl Tree {
         let mut order = all(points.len());
         let ends = bisect(&points, &mut order, points.len().div_ceil(PARENT_LEAVES), seed, threads);
         let mut means = vec![0.0; ends.len() * d];
-        let mut leaves = Vec::with_capacity(ends.len());
+        let mut members = Vec::with_capacity(ends.len());
         let mut start = 0;
         for (end, mean) in ends.into_iter().zip(means.chunks_exact_mut(d)) {
-            let mut members = order[start..end].to_vec();
-            members.sort_unstable(); // ties go to the lower leaf
-            points.mean(&members, mean);
-            leaves.push((Panels::new(members.iter().map(|leaf| points.row(*leaf)), d), members));
+            let mut own = order[start..end].to_vec();
+            own.sort_unstable(); // ties go to the lower leaf
+            points.mean(&own, mean);
+            members.push(own);
             start = end;
         }
-        Self { parents: Panels::new(means.chunks_exact(d), d), leaves }
+        let parents = Panels::new(means.chunks_exact(d), d);
+        let leaves = members.into_iter().map(|members| {
+            let centroids = members.iter().map(|leaf| points.row(*leaf));
+            (Panels::around(parents.origin().to_vec(), centroids), members)
+        });
+        Self { leaves: leaves.collect(), parents }
     }
 
-    /// Per parent the places among `ids` of the rows that are compared with its leaves.
-    fn visitors(&self, rows: &Rows<'_>, ids: &[u32]) -> Vec<Vec<u32>> {
+    /// Of each parent that some of the rows are nearest to, its leaves, the places of these rows, and for each the K best
+    /// of the leaves.
+    fn visit<const K: usize>(
+        &self,
+        rows: &Rows<'_>,
+        ids: &[u32],
+        mut found: impl FnMut(&[u32], &[u32], &[Best<K>]),
+    ) {
+        let packed = Packed::of(rows, ids, self.parents.origin());
         let mut parents = vec![Best::<NEAREST_PARENTS>::NONE; ids.len()];
-        self.parents.nearest(rows, ids, &mut parents);
+        self.parents.compare(&packed, &all(ids.len()), &mut parents);
         let mut visitors: Vec<Vec<u32>> = vec![Vec::new(); self.leaves.len()];
-        for (slot, best) in parents.iter().enumerate() {
-            best.leaves().for_each(|parent| visitors[parent as usize].push(slot as u32));
+        for (place, best) in (0u32..).zip(&parents) {
+            best.leaves().for_each(|parent| visitors[parent as usize].push(place));
         }
-        visitors
+        for ((panels, members), places) in self.leaves.iter().zip(visitors) {
+            let mut best = vec![Best::NONE; places.len()];
+            panels.compare(&packed, &places, &mut best);
+            found(members, &places, &best);
+        }
     }
 
     fn near<const K: usize>(&self, rows: &Rows<'_>, ids: &[u32], out: &mut [Best<K>]) {
-        for ((panels, members), slots) in self.leaves.iter().zip(self.visitors(rows, ids)) {
-            let visiting: Vec<u32> = slots.iter().map(|slot| ids[*slot as usize]).collect();
-            let mut best = vec![Best::<K>::NONE; slots.len()];
-            panels.nearest(rows, &visiting, &mut best);
-            for (slot, best) in slots.iter().zip(&best) {
+        self.visit::<K>(rows, ids, |members, places, best| {
+            for (place, best) in places.iter().zip(best) {
                 let found = best.entries().map(|(value, leaf)| (value, members[leaf as usize]));
-                found.for_each(|(value, leaf)| out[*slot as usize].offer(&[value], leaf as usize));
+                found.for_each(|(value, leaf)| out[*place as usize].offer(&[value], leaf as usize));
             }
-        }
+        });
     }
 
     fn nearest(&self, rows: &Rows<'_>, ids: &[u32], out: &mut [u32]) {
-        let visitors = self.visitors(rows, ids);
-        let mut found = vec![f32::NEG_INFINITY; ids.len()];
-        for ((panels, members), slots) in self.leaves.iter().zip(visitors) {
-            let visiting: Vec<u32> = slots.iter().map(|slot| ids[*slot as usize]).collect();
-            let mut best = vec![Best::<1>::NONE; slots.len()];
-            panels.nearest(rows, &visiting, &mut best);
-            for (slot, best) in slots.iter().zip(&best) {
-                let slot = *slot as usize;
-                if best.value(0) > found[slot] {
-                    (found[slot], out[slot]) = (best.value(0), members[best.leaf(0) as usize]);
+        let mut most = vec![f32::NEG_INFINITY; ids.len()];
+        self.visit::<1>(rows, ids, |members, places, best| {
+            for (place, best) in places.iter().zip(best) {
+                let place = *place as usize;
+                if best.value(0) > most[place] {
+                    (most[place], out[place]) = (best.value(0), members[best.leaf(0) as usize]);
                 }
             }
-        }
+        });
     }
 }
 

@@ -55,7 +55,7 @@ impl Truth {
         for ordinal in &asked {
             queries.extend(vectors.row(*ordinal as usize)?);
         }
-        let mut neighbours = Neighbours::new(metric, d, queries.clone());
+        let mut neighbours = Neighbours::new(metric, d, &queries);
         vectors.each(&mut |first, vectors| {
             neighbours.offer(first as u32, vectors, options.threads);
             Ok(())

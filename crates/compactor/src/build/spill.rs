@@ -15,6 +15,7 @@ use esker_format::{Error, Result};
 use esker_index::SplitMix;
 
 use super::order::floats;
+use crate::parallel::{self, Task};
 use crate::scratch::{Scratch, ScratchFile, broken, range};
 
 /// Rows that are written, read and worked on at once take this share of the memory …
@@ -27,6 +28,9 @@ const BLOCK_ROWS: usize = 16_384;
 const SAMPLE_SHARE: u64 = 4;
 /// … and has at least and at most this many rows.
 const SAMPLE_ROWS: (u64, u64) = (1024, 1 << 17);
+
+/// Files that rows are written to at once.
+const FILES: usize = 2;
 
 /// Rows of a block, of so many bytes each.
 pub(super) fn block_rows(row_bytes: usize, memory: u64) -> usize {
@@ -50,53 +54,43 @@ pub(crate) fn bytes_of(batch: &RecordBatch) -> u64 {
 }
 
 /// A batch in a file.
-#[derive(Debug, Clone, Copy)]
 struct Block {
+    file: Arc<dyn ScratchFile>,
     at: u64,
     length: usize,
     rows: usize,
 }
 
-/// Batches in a file.
-pub(super) struct Blocks {
-    file: Arc<dyn ScratchFile>,
-    blocks: Vec<Block>,
+impl Block {
+    fn write(file: &Arc<dyn ScratchFile>, batch: &RecordBatch) -> Result<Block> {
+        let bytes = to_bytes(batch)?;
+        let at = file.append(&bytes).map_err(broken)?;
+        Ok(Block { file: Arc::clone(file), at, length: bytes.len(), rows: batch.num_rows() })
+    }
+
+    fn read(&self) -> Result<RecordBatch> {
+        let bytes = range(&*self.file, self.at, self.length).map_err(broken)?;
+        from_bytes(Buffer::from(bytes), self.rows)
+    }
 }
 
+/// Batches in files.
+#[derive(Default)]
+pub(super) struct Blocks(Vec<Block>);
+
 impl Blocks {
-    pub(super) fn new(scratch: &dyn Scratch) -> Result<Self> {
-        Ok(Blocks { file: scratch.file().map_err(broken)?, blocks: Vec::new() })
-    }
-
-    /// An empty list of batches in the same file.
-    pub(super) fn beside(&self) -> Self {
-        Blocks { file: Arc::clone(&self.file), blocks: Vec::new() }
-    }
-
-    pub(super) fn push(&mut self, batch: &RecordBatch) -> Result<()> {
-        let bytes = to_bytes(batch)?;
-        let at = self.file.append(&bytes).map_err(broken)?;
-        self.blocks.push(Block { at, length: bytes.len(), rows: batch.num_rows() });
-        Ok(())
-    }
-
     /// The batches, one at a time.
     pub(super) fn read(&self) -> impl Iterator<Item = Result<RecordBatch>> + '_ {
-        self.blocks.iter().map(|block| self.batch(block))
+        self.0.iter().map(Block::read)
     }
 
     /// The batches, one at a time, each for the last time: its space is given back.
-    pub(super) fn into_batches(mut self) -> impl Iterator<Item = Result<RecordBatch>> {
-        std::mem::take(&mut self.blocks).into_iter().map(move |block| {
-            let batch = self.batch(&block);
-            self.file.discard(block.at, block.length as u64);
+    pub(super) fn into_batches(self) -> impl Iterator<Item = Result<RecordBatch>> {
+        self.0.into_iter().map(|block| {
+            let batch = block.read();
+            block.file.discard(block.at, block.length as u64);
             batch
         })
-    }
-
-    fn batch(&self, block: &Block) -> Result<RecordBatch> {
-        let bytes = range(&*self.file, block.at, block.length).map_err(broken)?;
-        from_bytes(Buffer::from(bytes), block.rows)
     }
 }
 
@@ -133,6 +127,8 @@ pub(super) fn sample_rows(settings: &Settings, memory: u64) -> u64 {
 pub(crate) struct Spill {
     settings: Settings,
     memory: u64,
+    threads: usize,
+    files: [Arc<dyn ScratchFile>; FILES],
     blocks: Blocks,
     rows: u64,
     /// See [`bytes_of`].
@@ -146,11 +142,20 @@ pub(crate) struct Spill {
 
 impl Spill {
     /// No rows yet. The sample takes a quarter of `memory`.
-    pub(crate) fn new(settings: &Settings, memory: u64, seed: u64, scratch: &dyn Scratch) -> Result<Self> {
+    pub(crate) fn new(
+        settings: &Settings,
+        memory: u64,
+        seed: u64,
+        threads: usize,
+        scratch: &dyn Scratch,
+    ) -> Result<Self> {
+        let file = || scratch.file().map_err(broken);
         Ok(Spill {
             settings: settings.clone(),
             memory,
-            blocks: Blocks::new(scratch)?,
+            threads,
+            files: [file()?, file()?],
+            blocks: Blocks::default(),
             rows: 0,
             bytes: 0,
             sample: Vec::new(),
@@ -168,9 +173,23 @@ impl Spill {
         for start in (0..batch.num_rows()).step_by(step) {
             let part = batch.slice(start, step.min(batch.num_rows() - start));
             self.draw(&floats(&part, &self.settings)?);
-            self.blocks.push(&part)?;
+            self.write(&part)?;
         }
         Ok(())
+    }
+
+    /// Writes rows to all files at once: a new page costs a processor more than what is copied to it.
+    fn write(&mut self, batch: &RecordBatch) -> Result<()> {
+        let share = batch.num_rows().div_ceil(FILES).max(1);
+        let shares = (0..batch.num_rows()).step_by(share);
+        let shares = shares.map(|start| batch.slice(start, share.min(batch.num_rows() - start)));
+        let mut written: Vec<Result<Block>> = Vec::new();
+        written.resize_with(shares.len(), || Err(Error::internal("rows were not kept aside")));
+        let tasks = shares.zip(&self.files).zip(&mut written);
+        let tasks =
+            tasks.map(|((rows, file), out)| Box::new(move || *out = Block::write(file, &rows)) as Task<'_>);
+        parallel::run(self.threads, tasks.collect());
+        written.into_iter().try_for_each(|block| block.map(|block| self.blocks.0.push(block)))
     }
 
     /// Reservoir sampling.
@@ -229,13 +248,13 @@ impl Spill {
 
 /// Rows in parts, all in one file.
 pub(super) struct Parts {
-    file: Blocks,
+    file: Arc<dyn ScratchFile>,
     parts: Vec<Blocks>,
 }
 
 impl Parts {
     pub(super) fn new(scratch: &dyn Scratch) -> Result<Self> {
-        Ok(Parts { file: Blocks::new(scratch)?, parts: Vec::new() })
+        Ok(Parts { file: scratch.file().map_err(broken)?, parts: Vec::new() })
     }
 
     /// Adds rows of which one says to which part each goes. `heard` hears what they take in each part.
@@ -250,15 +269,15 @@ impl Parts {
         for (row, part) in (0u32..).zip(part_of) {
             rows[*part as usize].push(row);
         }
-        while self.parts.len() < most {
-            self.parts.push(self.file.beside());
+        if self.parts.len() < most {
+            self.parts.resize_with(most, Blocks::default);
         }
         let parts = rows.into_iter().zip(&mut self.parts).enumerate();
         for (part, (rows, out)) in parts.filter(|(_, (rows, _))| !rows.is_empty()) {
             let taken = take_record_batch(batch, &UInt32Array::from(rows));
             let taken = taken.map_err(|e| Error::internal("rows cannot be parted").with_source(e))?;
             heard(part, bytes_of(&taken));
-            out.push(&taken)?;
+            out.0.push(Block::write(&self.file, &taken)?);
         }
         Ok(())
     }

@@ -270,7 +270,7 @@ pub(super) fn build_in_scratch(
 ) -> BuiltSegment {
     let (collection, schema, clock, scratch) = (collection(), fixture::schema(), clock(), MemoryScratch);
     let target = Target { collection: &collection, settings, schema: &schema };
-    let mut spill = Spill::new(settings, memory, SEED, &scratch).unwrap();
+    let mut spill = Spill::new(settings, memory, SEED, options.threads, &scratch).unwrap();
     batches.iter().for_each(|batch| spill.push(batch).unwrap());
     let watch = StopWatch::new(&clock);
     let large = Large { target, options, memory, scratch: &scratch, watch };

@@ -1,6 +1,6 @@
 //! The true neighbours of some queries among rows that come in blocks, as matrix products.
 
-use super::panels::{Best, Panels};
+use super::panels::{Best, Fast, Packed, Panels, relative};
 use super::{Rows, all, parallel};
 use crate::Metric;
 use crate::codes::inverse_norm;
@@ -15,10 +15,13 @@ const QUERIES: usize = 60;
 
 /// The 11 nearest rows of each query so far.
 pub struct Neighbours {
-    d: usize,
     metric: Metric,
+    /// Under l2 the mean of the queries, from which everything is seen.
+    origin: Vec<f32>,
     /// Normalised under cosine.
-    queries: Vec<f32>,
+    queries: Packed<Fast>,
+    /// ‖q‖² of each query.
+    squares: Vec<f64>,
     best: Vec<Best<MOST>>,
 }
 
@@ -27,34 +30,39 @@ impl Neighbours {
     pub const MOST: usize = MOST;
 
     /// Queries of d values each.
-    pub fn new(metric: Metric, d: usize, mut queries: Vec<f32>) -> Self {
-        for query in queries.chunks_exact_mut(d) {
-            let inverse = inverse_norm(metric, query);
-            query.iter_mut().for_each(|x| *x *= inverse);
+    pub fn new(metric: Metric, d: usize, queries: &[f32]) -> Self {
+        let queries = Rows::new(queries, d, metric, 1);
+        let ids = all(queries.len());
+        let mut origin = vec![0.0; d];
+        if metric == Metric::L2 {
+            queries.mean(&ids, &mut origin);
         }
-        let best = vec![Best::NONE; queries.len() / d];
-        Neighbours { d, metric, queries, best }
+        let mut vector = Vec::with_capacity(d);
+        let squares = ids.iter().map(|id| {
+            relative(queries.row(*id), queries.inverse(*id), &origin, &mut vector);
+            dot(&vector, &vector)
+        });
+        let squares = squares.collect();
+        let packed = Packed::of(&queries, &ids, &origin);
+        Neighbours { metric, origin, queries: packed, squares, best: vec![Best::NONE; ids.len()] }
     }
 
     /// Compares all queries with rows (n·d values), whose numbers start at `first`; rows come in order of number. The
     /// result depends neither on `threads` nor on how rows are cut into blocks.
     pub fn offer(&mut self, first: u32, rows: &[f32], threads: usize) {
-        let (d, metric) = (self.d, self.metric);
+        let (d, metric) = (self.origin.len(), self.metric);
         let mut packed: Vec<Option<Panels>> = Vec::new();
         packed.resize_with((rows.len() / d).div_ceil(PACKED), || None);
         parallel::for_chunks(threads, &mut packed, 1, |part, out| {
             let part_rows = rows[part * PACKED * d..].chunks_exact(d).take(PACKED);
-            let points = part_rows.map(|row| match metric {
-                Metric::L2 => (row, 1.0, (dot(row, row) / 2.0) as f32),
-                Metric::Cosine | Metric::Dot => (row, inverse_norm(metric, row), 0.0),
-            });
-            out[0] = Some(Panels::of(d, points).numbered(first + (part * PACKED) as u32));
+            let points = part_rows.map(|row| (row, inverse_norm(metric, row)));
+            let panels = Panels::of(self.origin.clone(), points, metric == Metric::L2);
+            out[0] = Some(panels.numbered(first + (part * PACKED) as u32));
         });
-        let queries = Rows::plain(&self.queries, d);
         let ids = all(self.best.len());
         parallel::for_chunks(threads, &mut self.best, QUERIES, |chunk, best| {
             let ids = &ids[chunk * QUERIES..][..best.len()];
-            packed.iter().flatten().for_each(|panels| panels.nearest(&queries, ids, best));
+            packed.iter().flatten().for_each(|panels| panels.compare(&self.queries, ids, best));
         });
     }
 
@@ -75,10 +83,8 @@ impl Neighbours {
     /// Of each query its up to `k` (at most 10) nearest rows but the one numbered `own`, best first, with their scores
     /// (cosine: cos, l2: −distance, dot: the product).
     pub fn nearest(&self, query: usize, own: u32, k: usize) -> Vec<(f32, u32)> {
-        let q = &self.queries[query * self.d..][..self.d];
-        let square = dot(q, q);
         let score = |value: f32| match self.metric {
-            Metric::L2 => -((square - 2.0 * f64::from(value)).max(0.0).sqrt() as f32),
+            Metric::L2 => -((self.squares[query] - 2.0 * f64::from(value)).max(0.0).sqrt() as f32),
             Metric::Cosine | Metric::Dot => value,
         };
         let best = self.best[query].entries().filter(|(_, row)| *row != own);

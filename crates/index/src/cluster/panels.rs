@@ -1,19 +1,25 @@
 //! Nearest centroids of many rows: a matrix product that keeps only the best of each row.
 //!
-//! Centroids are packed in panels of 32, coordinate by coordinate; a tile multiplies a few rows with a panel in registers.
-//! Rows are read where they lie. The product never reaches memory.
-#![allow(unsafe_code)]
+//! Centroids are packed in panels of 16, coordinate by coordinate; a tile multiplies a few rows with a panel in registers.
+//! The product never reaches memory. Coordinates are relative to the mean of the centroids, so that how finely they are
+//! held (see [`coordinate`]) is a matter of how far apart the centroids are, and not of where they are.
 
-use super::Rows;
+mod coordinate;
+#[cfg(any(test, target_arch = "x86_64"))]
+mod pair;
+
+pub(super) use coordinate::{Coordinate, Fast};
+
+use super::{Rows, all};
 use crate::sums::dot;
 
 /// Centroids per panel.
-const WIDTH: usize = 32;
+const WIDTH: usize = 16;
 /// Rows that stay in the second-level cache while all panels pass.
 const BLOCK: usize = 240;
 
 /// The K best leaves of a row by −½‖row − c‖² (up to a constant of the row), best first; ties keep the lower leaf.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) struct Best<const K: usize>([(f32, u32); K]);
 
 impl<const K: usize> Best<K> {
@@ -39,9 +45,9 @@ impl<const K: usize> Best<K> {
 
     #[inline(always)]
     pub(super) fn offer(&mut self, values: &[f32], first: usize) {
-        let most =
-            values.iter().fold(f32::NEG_INFINITY, |most, value| if *value > most { *value } else { most });
-        if most <= self.0[K - 1].0 {
+        // All of them at once: seldom is one better.
+        let least = self.0[K - 1].0;
+        if !values.iter().fold(false, |any, value| any | (*value > least)) {
             return;
         }
         for (index, &value) in values.iter().enumerate() {
@@ -57,37 +63,95 @@ impl<const K: usize> Best<K> {
     }
 }
 
+/// Vectors as they are multiplied.
+pub(super) struct Packed<T> {
+    /// Values of each.
+    width: usize,
+    values: Vec<T>,
+    /// What products with each are multiplied with.
+    scales: Vec<f32>,
+}
+
+impl<T: Coordinate> Packed<T> {
+    /// Some rows, relative to an origin.
+    pub(super) fn of(rows: &Rows<'_>, ids: &[u32], origin: &[f32]) -> Self {
+        assert_eq!(rows.d, origin.len());
+        let width = rows.d.div_ceil(T::HELD);
+        let mut values = vec![T::default(); ids.len() * width];
+        let mut vector = Vec::with_capacity(rows.d);
+        let pack = |(id, out): (&u32, &mut [T])| {
+            relative(rows.row(*id), rows.inverse(*id), origin, &mut vector);
+            T::pack(&vector, out)
+        };
+        let scales = ids.iter().zip(values.chunks_exact_mut(width)).map(pack).collect();
+        Self { width, values, scales }
+    }
+
+    fn vector(&self, place: u32) -> &[T] {
+        &self.values[place as usize * self.width..][..self.width]
+    }
+}
+
+/// Packed centroids, as is fastest here.
+pub(super) type Panels = PanelsOf<Fast>;
+
 /// Packed centroids.
-pub(super) struct Panels {
-    d: usize,
+pub(super) struct PanelsOf<T> {
     /// Number of the first centroid.
     first: u32,
-    /// Per panel d·32 values: coordinate by coordinate, zeros behind the last centroid.
-    packed: Vec<f32>,
+    /// What all coordinates are relative to.
+    origin: Vec<f32>,
+    /// Values of a centroid.
+    width: usize,
+    /// Per panel `width` times a value of each centroid, zeros behind the last.
+    packed: Vec<[T; WIDTH]>,
+    /// What products with each centroid are multiplied with.
+    scales: Vec<f32>,
     /// ½‖c‖², infinite behind the last centroid so that padding never wins.
     half: Vec<f32>,
 }
 
-impl Panels {
-    pub(super) fn new<'c>(centroids: impl Iterator<Item = &'c [f32]>, d: usize) -> Self {
-        Self::of(d, centroids.map(|centroid| (centroid, 1.0, (dot(centroid, centroid) / 2.0) as f32)))
+impl<T: Coordinate> PanelsOf<T> {
+    /// Panels whose origin is the mean of the centroids.
+    pub(super) fn new<'c>(centroids: impl Iterator<Item = &'c [f32]> + Clone, d: usize) -> Self {
+        let mut sums = vec![0f64; d];
+        let mut count = 0;
+        for centroid in centroids.clone() {
+            sums.iter_mut().zip(centroid).for_each(|(sum, c)| *sum += f64::from(*c));
+            count += 1;
+        }
+        let origin = sums.iter().map(|sum| (sum / f64::from(count.max(1))) as f32).collect();
+        Self::around(origin, centroids)
     }
 
-    /// Points with what each is multiplied with, and what is taken off its products.
-    pub(super) fn of<'c>(d: usize, points: impl Iterator<Item = (&'c [f32], f32, f32)>) -> Self {
-        let (mut packed, mut half) = (Vec::new(), Vec::new());
-        for (index, (point, scale, less)) in points.enumerate() {
+    /// Panels around an origin.
+    pub(super) fn around<'c>(origin: Vec<f32>, centroids: impl Iterator<Item = &'c [f32]>) -> Self {
+        Self::of(origin, centroids.map(|centroid| (centroid, 1.0)), true)
+    }
+
+    /// Points with what each is multiplied with first, that are compared by their distance or else by their product.
+    pub(super) fn of<'c>(
+        origin: Vec<f32>,
+        points: impl Iterator<Item = (&'c [f32], f32)>,
+        by_distance: bool,
+    ) -> Self {
+        let d = origin.len();
+        let width = d.div_ceil(T::HELD);
+        let (mut packed, mut scales, mut half) = (Vec::new(), Vec::new(), Vec::new());
+        let (mut vector, mut values) = (Vec::with_capacity(d), vec![T::default(); width]);
+        for (index, (point, scale)) in points.enumerate() {
             if index % WIDTH == 0 {
-                packed.resize(packed.len() + WIDTH * d, 0.0);
+                packed.resize(packed.len() + width, [T::default(); WIDTH]);
+                scales.resize(scales.len() + WIDTH, 0.0);
                 half.resize(half.len() + WIDTH, f32::INFINITY);
             }
-            let panel = &mut packed[index / WIDTH * WIDTH * d..];
-            for (coordinate, value) in point.iter().enumerate() {
-                panel[coordinate * WIDTH + index % WIDTH] = *value * scale;
-            }
-            half[index] = less;
+            relative(point, scale, &origin, &mut vector);
+            scales[index] = T::pack(&vector, &mut values);
+            half[index] = if by_distance { (dot(&vector, &vector) / 2.0) as f32 } else { 0.0 };
+            let panel = &mut packed[index / WIDTH * width..];
+            panel.iter_mut().zip(&values).for_each(|(panel, value)| panel[index % WIDTH] = *value);
         }
-        Self { d, first: 0, packed, half }
+        Self { first: 0, origin, width, packed, scales, half }
     }
 
     /// The same points, numbered from `first` on.
@@ -95,58 +159,48 @@ impl Panels {
         Self { first, ..self }
     }
 
+    /// What all coordinates are relative to.
+    pub(super) fn origin(&self) -> &[f32] {
+        &self.origin
+    }
+
     /// Finds the best leaves of each of `ids`, one entry of `best` each, which it improves.
     pub(super) fn nearest<const K: usize>(&self, rows: &Rows<'_>, ids: &[u32], best: &mut [Best<K>]) {
-        assert!(rows.d == self.d && ids.len() == best.len());
-        #[cfg(target_arch = "x86_64")]
-        {
-            if is_x86_feature_detected!("avx512f") {
-                // SAFETY: the feature was detected on this machine.
-                unsafe { self.nearest_avx512(rows, ids, best) };
-                return;
-            }
-            if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") {
-                // SAFETY: the features were detected on this machine.
-                unsafe { self.nearest_avx2(rows, ids, best) };
-                return;
-            }
-        }
-        self.nearest_in_tiles::<K, 4, 8, { cfg!(target_arch = "aarch64") }>(rows, ids, best);
+        self.compare(&Packed::of(rows, ids, &self.origin), &all(ids.len()), best);
     }
 
-    #[cfg(target_arch = "x86_64")]
-    #[target_feature(enable = "avx512f")]
-    fn nearest_avx512<const K: usize>(&self, rows: &Rows<'_>, ids: &[u32], best: &mut [Best<K>]) {
-        self.nearest_in_tiles::<K, 12, 32, true>(rows, ids, best);
+    /// The same of rows that are packed, by their places.
+    pub(super) fn compare<const K: usize>(&self, rows: &Packed<T>, places: &[u32], best: &mut [Best<K>]) {
+        assert!(rows.width == self.width && places.len() == best.len());
+        T::compare(self, rows, places, best);
     }
 
-    #[cfg(target_arch = "x86_64")]
-    #[target_feature(enable = "avx2,fma")]
-    fn nearest_avx2<const K: usize>(&self, rows: &Rows<'_>, ids: &[u32], best: &mut [Best<K>]) {
-        self.nearest_in_tiles::<K, 6, 16, true>(rows, ids, best);
-    }
-
-    /// Tiles of R rows by N centroids; compiled once per instruction set. FMA only where it is an instruction.
+    /// Tiles of R rows by a panel, whose products `multiply` adds up; compiled once per instruction set.
     #[inline(always)]
-    pub(super) fn nearest_in_tiles<const K: usize, const R: usize, const N: usize, const FMA: bool>(
+    fn in_tiles<const K: usize, const R: usize>(
         &self,
-        rows: &Rows<'_>,
-        ids: &[u32],
+        rows: &Packed<T>,
+        places: &[u32],
         best: &mut [Best<K>],
+        multiply: impl Fn(&[&[T]; R], &[[T; WIDTH]]) -> [[T::Sum; WIDTH]; R],
     ) {
-        for (ids, best) in ids.chunks(BLOCK).zip(best.chunks_mut(BLOCK)) {
-            for (panel, values) in self.packed.chunks_exact(WIDTH * self.d).enumerate() {
-                for (ids, best) in ids.chunks(R).zip(best.chunks_mut(R)) {
+        for (places, best) in places.chunks(BLOCK).zip(best.chunks_mut(BLOCK)) {
+            for (number, panel) in self.packed.chunks_exact(self.width).enumerate() {
+                let at = number * WIDTH;
+                let (scales, half) = (&self.scales[at..][..WIDTH], &self.half[at..][..WIDTH]);
+                for (places, best) in places.chunks(R).zip(best.chunks_mut(R)) {
                     // A short tile repeats its last row.
-                    let tile: [&[f32]; R] = std::array::from_fn(|r| rows.row(ids[r.min(ids.len() - 1)]));
-                    for part in (0..WIDTH).step_by(N) {
-                        let products = multiply::<R, N, FMA>(&tile, values, part, self.d);
-                        let half = &self.half[panel * WIDTH + part..][..N];
-                        for ((row, best), id) in products.iter().zip(best.iter_mut()).zip(ids) {
-                            let inverse = rows.inverse(*id);
-                            let scored: [f32; N] = std::array::from_fn(|j| row[j] * inverse - half[j]);
-                            best.offer(&scored, self.first as usize + panel * WIDTH + part);
+                    let row = |r: usize| rows.vector(places[r.min(places.len() - 1)]);
+                    let products = multiply(&std::array::from_fn(row), panel);
+                    for ((sums, best), place) in products.iter().zip(best).zip(places) {
+                        let scale = rows.scales[*place as usize];
+                        let mut values = [0.0; WIDTH];
+                        for ((value, sum), (of, half)) in
+                            values.iter_mut().zip(sums).zip(scales.iter().zip(half))
+                        {
+                            *value = T::value(*sum) * scale * of - half;
                         }
+                        best.offer(&values, self.first as usize + at);
                     }
                 }
             }
@@ -154,26 +208,11 @@ impl Panels {
     }
 }
 
-/// R rows times N centroids of a panel, from its column `part`.
-#[inline(always)]
-fn multiply<const R: usize, const N: usize, const FMA: bool>(
-    rows: &[&[f32]; R],
-    panel: &[f32],
-    part: usize,
-    d: usize,
-) -> [[f32; N]; R] {
-    assert!(part + N <= WIDTH && panel.len() >= d * WIDTH && rows.iter().all(|row| row.len() >= d));
-    let mut sums = [[0f32; N]; R];
-    for at in 0..d {
-        // SAFETY: at < d, so the panel has WIDTH values from at·WIDTH, of which part..part + N are read.
-        let column = unsafe { panel.get_unchecked(at * WIDTH + part..at * WIDTH + part + N) };
-        for (sums, row) in sums.iter_mut().zip(rows) {
-            // SAFETY: at < d ≤ row.len().
-            let x = unsafe { *row.get_unchecked(at) };
-            for (sum, c) in sums.iter_mut().zip(column) {
-                *sum = if FMA { x.mul_add(*c, *sum) } else { *sum + x * c };
-            }
-        }
-    }
-    sums
+/// A vector times a number, relative to an origin.
+pub(super) fn relative(vector: &[f32], scale: f32, origin: &[f32], out: &mut Vec<f32>) {
+    out.clear();
+    out.extend(vector.iter().zip(origin).map(|(x, o)| x * scale - o));
 }
+
+#[cfg(test)]
+mod tests;

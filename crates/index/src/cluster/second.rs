@@ -70,7 +70,7 @@ impl Seconds {
             residuals.extend(row.iter().zip(centre).map(|(x, own)| x * inverse - own));
         }
         let mut near = vec![Best::<NEAR>::NONE; out.len()];
-        Panels::new(around.chunks_exact(d), d).nearest(
+        Panels::around(vec![0.0; d], around.chunks_exact(d)).nearest(
             &Rows::plain(&residuals, d),
             &all(out.len()),
             &mut near,

@@ -111,53 +111,12 @@ fn a_sample_covers_the_rows() {
 }
 
 #[test]
-fn tiles_agree_across_instruction_sets() {
-    for (n, leaves, d) in [(50, 3, 5), (300, 100, 33), (13, 64, 384)] {
-        let data = mixture(14, n, d, 6, 0.0);
-        let centroids = mixture(15, leaves, d, 6, 0.0);
-        let rows = Rows::new(&data, d, Metric::Cosine, 1);
-        let panels = Panels::new(centroids.chunks_exact(d), d);
-        let (mut wide, mut scalar) = (vec![Best::<3>::NONE; n], vec![Best::<3>::NONE; n]);
-        panels.nearest(&rows, &all(n), &mut wide);
-        panels.nearest_in_tiles::<3, 4, 8, false>(&rows, &all(n), &mut scalar);
-        // The other shapes of tile, without their instructions.
-        for shape in [
-            Panels::nearest_in_tiles::<3, 6, 16, false>,
-            Panels::nearest_in_tiles::<3, 12, 32, false>,
-            Panels::nearest_in_tiles::<3, 6, 16, true>,
-        ] {
-            let mut other = vec![Best::<3>::NONE; n];
-            shape(&panels, &rows, &all(n), &mut other);
-            for (other, scalar) in other.iter().zip(&scalar) {
-                assert_eq!(other.leaves().collect::<Vec<_>>(), scalar.leaves().collect::<Vec<_>>());
-            }
-        }
-        for (wide, scalar) in wide.iter().zip(&scalar) {
-            assert_eq!(wide.leaves().collect::<Vec<_>>(), scalar.leaves().collect::<Vec<_>>());
-            for rank in 0..3 {
-                assert!((wide.value(rank) - scalar.value(rank)).abs() < 1e-3);
-            }
-        }
-        // Against the definition.
-        for (row, best) in data.chunks_exact(d).zip(&scalar) {
-            let inverse = inverse_norm(Metric::Cosine, row);
-            let value = |leaf: usize| {
-                let c = &centroids[leaf * d..][..d];
-                crate::sums::dot(row, c) * f64::from(inverse) - crate::sums::dot(c, c) / 2.0
-            };
-            let most = (0..leaves).map(value).fold(f64::NEG_INFINITY, f64::max);
-            assert!((f64::from(best.value(0)) - most).abs() < 1e-3);
-        }
-    }
-}
-
-#[test]
 fn neighbours_are_those_of_every_comparison() {
     let (n, d) = (2_500, 20);
     let data = mixture(16, n, d, 12, 0.3);
     for metric in [Metric::Cosine, Metric::L2, Metric::Dot] {
         let found = |threads: usize, step: usize| {
-            let mut neighbours = Neighbours::new(metric, d, data[..300 * d].to_vec());
+            let mut neighbours = Neighbours::new(metric, d, &data[..300 * d]);
             for first in (0..n).step_by(step) {
                 let end = (first + step).min(n);
                 neighbours.offer(first as u32, &data[first * d..end * d], threads);

@@ -17,7 +17,7 @@ const NEXT_LEAVES: usize = 16;
 const FARTHER: f32 = 3.0;
 /// … but the leaves that were scanned do: after so many rows that count, leaf after leaf, none of which came among the nearest, it
 /// goes no farther than the limits. For a recall above [`QUIET_RECALL`] they are more, as many times as less may be missed.
-const QUIET_ROWS: f32 = 4096.0;
+const QUIET_ROWS: f32 = 8192.0;
 const QUIET_RECALL: f32 = 0.98;
 /// Rows whose vectors are on their way from memory while one is measured.
 const AHEAD: usize = 4;

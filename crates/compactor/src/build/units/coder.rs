@@ -96,7 +96,7 @@ impl<'a> Coder<'a> {
     /// The nearest of these rows to each query.
     pub(crate) fn nearest(&self, queries: &[f32], first: usize, stored: &[u8]) -> Vec<(f32, u32)> {
         let vectors = floats_of(&stored.into(), self.frame.target.settings);
-        let mut found = Neighbours::new(self.frame.metric(), self.frame.dimension(), queries.to_vec());
+        let mut found = Neighbours::new(self.frame.metric(), self.frame.dimension(), queries);
         found.offer(first as u32, &vectors, self.frame.options.threads);
         found.found().collect()
     }
@@ -109,7 +109,7 @@ impl<'a> Coder<'a> {
     /// What is asked, and its neighbours among all rows: `found` is that of each row group, in order.
     pub(crate) fn asked(&self, queries: Vec<f32>, found: &[Vec<(f32, u32)>]) -> Asked {
         let (metric, d) = (self.frame.metric(), self.frame.dimension());
-        let mut neighbours = Neighbours::new(metric, d, queries.clone());
+        let mut neighbours = Neighbours::new(metric, d, &queries);
         found.iter().for_each(|found| neighbours.add(found));
         let rows = self.starts.last().map_or(0, |rows| *rows as usize);
         Asked(Truth::of(metric, self.frame.asked(rows), queries, neighbours))

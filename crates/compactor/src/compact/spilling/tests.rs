@@ -39,7 +39,7 @@ impl ScratchFile for SmallFile {
 
 fn spilling(scratch: &dyn Scratch) -> Spilling {
     let settings = fixture::settings(4, Metric::L2, VectorType::F32);
-    Spilling::new(Box::new(Spill::new(&settings, 1 << 20, 1, scratch).unwrap())).unwrap()
+    Spilling::new(Box::new(Spill::new(&settings, 1 << 20, 1, 2, scratch).unwrap())).unwrap()
 }
 
 fn batch(number: u64) -> RecordBatch {
