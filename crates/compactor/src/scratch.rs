@@ -5,9 +5,8 @@ use std::fmt::Debug;
 use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::path::PathBuf;
-use std::sync::mpsc::Sender;
 #[cfg(target_os = "linux")]
-use std::sync::mpsc::channel;
+use std::sync::mpsc::{Sender, channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 #[cfg(target_os = "linux")]
 use std::thread::Builder;
@@ -92,7 +91,12 @@ impl Scratch for DirectoryScratch {
     fn file(&self) -> io::Result<Arc<dyn ScratchFile>> {
         let file = tempfile::tempfile_in(&self.0)
             .map_err(|e| io::Error::new(e.kind(), format!("in {}: {e}", self.0.display())))?;
-        Ok(Arc::new(Mutex::new(OnDisk { file, length: 0, discarding: None })))
+        Ok(Arc::new(Mutex::new(OnDisk {
+            file,
+            length: 0,
+            #[cfg(target_os = "linux")]
+            discarding: None,
+        })))
     }
 }
 
@@ -100,6 +104,7 @@ struct OnDisk {
     file: File,
     length: u64,
     /// There once something was given back. Dropped, the thread ends when all is done.
+    #[cfg(target_os = "linux")]
     discarding: Option<Sender<(u64, u64)>>,
 }
 

@@ -20,9 +20,8 @@ fn what_is_appended_is_read_back() {
         // Gone, where a file system has holes; what lies beside it stays, and what follows comes behind it.
         file.discard(100_000, 1_000_000);
         if cfg!(target_os = "linux") {
-            while range(&*file, 100_000, 1_000_000).unwrap() != vec![0; 1_000_000] {
-                std::thread::yield_now();
-            }
+            let gone = || range(&*file, 100_000, 1_000_000).unwrap() == vec![0; 1_000_000];
+            assert!((0..100_000).any(|_| gone()));
         }
         assert_eq!(range(&*file, 0, 100_000).unwrap(), bytes[..100_000]);
         assert_eq!(range(&*file, 1_100_000, 300_000).unwrap(), bytes[1_100_000..1_400_000]);
