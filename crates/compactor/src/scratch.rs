@@ -37,6 +37,10 @@ pub trait ScratchFile: Send + Sync {
     fn length(&self) -> u64;
     /// Gives the space of some bytes back, which are not read again: where there are holes in files, they will read as zeros.
     fn discard(&self, _at: u64, _length: u64) {}
+    /// The file itself, if it is one that the operating system knows. It stays as it is then: nothing can be appended or discarded.
+    fn seal(&self) -> Option<File> {
+        None
+    }
 }
 
 /// Files in memory: for tests, and for who has more memory than disk.
@@ -94,6 +98,7 @@ impl Scratch for DirectoryScratch {
         Ok(Arc::new(Mutex::new(OnDisk {
             file,
             length: 0,
+            sealed: false,
             #[cfg(target_os = "linux")]
             discarding: None,
         })))
@@ -103,6 +108,7 @@ impl Scratch for DirectoryScratch {
 struct OnDisk {
     file: File,
     length: u64,
+    sealed: bool,
     /// There once something was given back. Dropped, the thread ends when all is done.
     #[cfg(target_os = "linux")]
     discarding: Option<Sender<(u64, u64)>>,
@@ -111,6 +117,9 @@ struct OnDisk {
 impl ScratchFile for Mutex<OnDisk> {
     fn append(&self, bytes: &[u8]) -> io::Result<u64> {
         let mut disk = locked(self);
+        if disk.sealed {
+            return Err(io::Error::other("the file was sealed"));
+        }
         let at = disk.length;
         disk.file.seek(SeekFrom::Start(at))?;
         disk.file.write_all(bytes)?;
@@ -133,10 +142,25 @@ impl ScratchFile for Mutex<OnDisk> {
     #[cfg(target_os = "linux")]
     fn discard(&self, at: u64, length: u64) {
         let mut disk = locked(self);
+        if disk.sealed {
+            return;
+        }
         if disk.discarding.is_none() {
             disk.discarding = discarding(&disk.file).ok();
         }
         disk.discarding.as_ref().map(|holes| holes.send((at, length)));
+    }
+
+    fn seal(&self) -> Option<File> {
+        let mut disk = locked(self);
+        // Holes may still be made.
+        #[cfg(target_os = "linux")]
+        if disk.discarding.is_some() {
+            return None;
+        }
+        let file = disk.file.try_clone().ok()?;
+        disk.sealed = true;
+        Some(file)
     }
 }
 

@@ -16,8 +16,10 @@ use crate::seed::SplitMix;
 use crate::sums::dot;
 
 mod project;
+mod quantise;
 
 use project::Panels;
+use quantise::{Coordinates, Sums};
 
 /// Magnitudes of the levels of a Gaussian of variance 1 in 2, 4 and 16 levels, and where one ends and the next begins (Max,
 /// 1960).
@@ -53,6 +55,8 @@ pub struct Basis {
     stored: Vec<(f32, Vec<i8>)>,
     /// Standard deviation of each coordinate of a unit residual.
     deviations: Vec<f32>,
+    /// 1 over these; 0 of 0.
+    inverses: Vec<f32>,
     /// Their squares: the variances λ.
     variances: Vec<f32>,
     /// Variance of each direction that is not coded.
@@ -111,11 +115,12 @@ impl Basis {
     ) -> Option<Basis> {
         let values: Vec<f32> = stored.iter().flat_map(decoded).collect();
         let variances: Vec<f32> = deviations.iter().map(|x| x * x).collect();
+        let inverses = deviations.iter().map(|x| if *x > 0.0 { 1.0 / x } else { 0.0 }).collect();
         let rest = left(&variances) / (d - stored.len()).max(1) as f32;
         // A unit residual has no coordinate above 1, up to rounding.
         let sound = deviations.iter().all(|x| (0.0..2.0).contains(x)) && DOUBTS.contains(&doubt);
         let directions = Panels::new(values.chunks_exact(d), d);
-        sound.then_some(Basis { d, counts, directions, stored, deviations, variances, rest, doubt })
+        sound.then_some(Basis { d, counts, directions, stored, deviations, inverses, variances, rest, doubt })
     }
 
     /// With errors `times` as large as they are reckoned to be, as measured.
@@ -196,38 +201,12 @@ impl Basis {
     /// centroid. Any number is well for a residual of length 0, which says nothing.
     pub(crate) fn weigh(&self, residual: &[f32], norm: f64, centroid: &[f32], bits: &mut Vec<u64>) -> Weight {
         let inverse = if norm > 0.0 { (1.0 / norm) as f32 } else { 0.0 };
-        let [four, two, _] = self.counts;
+        let ([four, two, _], Basis { deviations, inverses, variances, .. }) = (self.counts, self);
         bits.clear();
         bits.resize(self.bits() / 64, 0);
-        let mut at = 0;
-        // In doubles: products of small variances.
-        let [mut square, mut along, mut own, mut kept, mut turned] = [0f64; 5];
-        for (i, (r, c)) in residual.iter().zip(centroid).enumerate() {
-            let (unit, deviation) = (r * inverse, self.deviations[i]);
-            let magnitude = if deviation > 0.0 { (unit / deviation).abs() } else { 0.0 };
-            let (width, level, code) = match i {
-                _ if i < four => {
-                    let (levels, bounds) = &FOUR;
-                    let step = bounds.iter().filter(|bound| magnitude > **bound).count();
-                    (4, levels[step], step as u64)
-                }
-                _ if i < four + two => {
-                    let step = usize::from(magnitude > TWO.1[0]);
-                    (2, TWO.0[step], step as u64)
-                }
-                _ => (1, ONE, 0),
-            };
-            let positive = u64::from(unit.to_bits() >> 31 == 0);
-            bits[at / 64] |= (positive << (width - 1) | code) << (at % 64);
-            at += width;
-            let decoded = f64::from(if positive == 1 { level * deviation } else { -level * deviation });
-            let (unit, variance) = (f64::from(unit), f64::from(self.variances[i]));
-            square += variance * decoded * decoded;
-            along += variance * decoded * unit;
-            own += variance * unit * unit;
-            kept += unit * unit;
-            turned += decoded * f64::from(*c);
-        }
+        let coordinates = Coordinates { counts: [four, two], deviations, inverses, variances };
+        let Sums { square, along, mut own, kept, turned } =
+            coordinates.quantise(residual, inverse, centroid, bits);
         own += f64::from(self.rest) * (1.0 - kept).max(0.0);
         let factor = if norm > 0.0 && along > 0.0 { own / along } else { 0.0 };
         let error = (factor * factor * square - own).max(0.0).sqrt();

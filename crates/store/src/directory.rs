@@ -84,6 +84,32 @@ impl Directory {
         .await
     }
 
+    /// Gives a file that has no name a temporary one beside `location`: nothing is copied. `None` where that cannot be, as for a
+    /// file of another file system; its bytes are then to be put. Nothing may write to the file any more.
+    #[cfg(target_os = "linux")]
+    pub(crate) async fn adopt(&self, location: &Path, file: File) -> Result<Option<Adopted>> {
+        use std::os::fd::AsRawFd;
+
+        use rustix::fs::{AtFlags, CWD, linkat};
+        let (disk, target) = (self.disk.clone(), self.reads.path_to_filesystem(location)?);
+        blocking(move || {
+            let open = format!("/proc/self/fd/{}", file.as_raw_fd());
+            let temp = disk.temp(&target, |path| {
+                linkat(CWD, &open, CWD, path, AtFlags::SYMLINK_FOLLOW)?;
+                file.try_clone()
+            });
+            // What is wrong with the directory, who puts the bytes is told.
+            Ok(temp.ok().map(|temp| Adopted { disk: disk.clone(), temp, target }))
+        })
+        .await
+    }
+
+    /// Elsewhere a file without a name stays so.
+    #[cfg(not(target_os = "linux"))]
+    pub(crate) async fn adopt(&self, _location: &Path, _file: File) -> Result<Option<Adopted>> {
+        Ok(None)
+    }
+
     fn not_implemented(&self, operation: &str) -> Error {
         Error::NotImplemented { operation: operation.to_owned(), implementer: self.to_string() }
     }
@@ -109,7 +135,7 @@ impl ObjectStore for Directory {
         let target = self.reads.path_to_filesystem(location)?;
         let disk = self.disk.clone();
         blocking(move || {
-            let mut temp = disk.temp(&target)?;
+            let mut temp = disk.temp(&target, create_new)?;
             payload
                 .iter()
                 .try_for_each(|chunk| temp.file.write_all(chunk))
@@ -129,7 +155,7 @@ impl ObjectStore for Directory {
         }
         let target = self.reads.path_to_filesystem(location)?;
         let disk = self.disk.clone();
-        let (temp, target) = blocking(move || Ok((disk.temp(&target)?, target))).await?;
+        let (temp, target) = blocking(move || Ok((disk.temp(&target, create_new)?, target))).await?;
         let upload =
             DirectoryUpload { disk: self.disk.clone(), temp: Some(Arc::new(temp)), target, length: 0 };
         Ok(Box::new(upload))
@@ -185,15 +211,15 @@ impl ObjectStore for Directory {
 }
 
 impl Disk {
-    /// A new temporary file beside `target`, in a directory that exists durably.
-    fn temp(&self, target: &FsPath) -> Result<Temp> {
+    /// A temporary file beside `target`, in a directory that exists durably; `make` gives it its name.
+    fn temp(&self, target: &FsPath, make: impl Fn(&FsPath) -> io::Result<File>) -> Result<Temp> {
         let parent = target.parent().unwrap_or(&self.root);
         self.make_durable(parent)?;
         loop {
             let mut name = target.as_os_str().to_owned();
             name.push(format!("#{}", self.next_temp.fetch_add(1, Ordering::Relaxed)));
             let path = PathBuf::from(name);
-            match OpenOptions::new().write(true).create_new(true).open(&path) {
+            match make(&path) {
                 Ok(file) => return Ok(Temp { file, path }),
                 // Left behind by an earlier process with our id.
                 Err(e) if e.kind() == ErrorKind::AlreadyExists => {}
@@ -260,6 +286,21 @@ impl Disk {
     }
 }
 
+/// A file that was made elsewhere, on its way to become an object.
+pub(crate) struct Adopted {
+    disk: Arc<Disk>,
+    temp: Temp,
+    target: PathBuf,
+}
+
+impl Adopted {
+    /// Publishes it like any put.
+    pub(crate) async fn publish(self) -> Result<PutResult> {
+        let Adopted { disk, temp, target } = self;
+        blocking(move || disk.publish(temp, &target, false)).await
+    }
+}
+
 /// A temporary file. Its name goes when it is dropped, published or not.
 #[derive(Debug)]
 struct Temp {
@@ -321,6 +362,10 @@ impl MultipartUpload for DirectoryUpload {
     async fn abort(&mut self) -> Result<()> {
         self.temp.take().map(drop).ok_or_else(ended)
     }
+}
+
+fn create_new(path: &FsPath) -> io::Result<File> {
+    OpenOptions::new().write(true).create_new(true).open(path)
 }
 
 /// Whether a name is one that [`Disk::temp`] gives.

@@ -32,3 +32,31 @@ fn what_is_appended_is_read_back() {
     }
     assert!(DirectoryScratch::new(directory.path().join("none")).file().is_err());
 }
+
+#[test]
+fn a_sealed_file_stays_as_it_is() {
+    let directory = tempfile::tempdir().unwrap();
+    let file = DirectoryScratch::new(directory.path()).file().unwrap();
+    file.append(b"rows").unwrap();
+    let mut sealed = file.seal().unwrap();
+    assert!(file.append(b"more").is_err());
+    file.discard(0, 4);
+    assert_eq!(range(&*file, 0, 4).unwrap(), b"rows");
+    let mut whole = Vec::new();
+    sealed.seek(SeekFrom::Start(0)).unwrap();
+    sealed.read_to_end(&mut whole).unwrap();
+    assert_eq!(whole, b"rows");
+    assert!(MemoryScratch.file().unwrap().seal().is_none());
+}
+
+/// Holes may still be made then.
+#[cfg(target_os = "linux")]
+#[test]
+fn a_file_with_holes_is_not_sealed() {
+    let directory = tempfile::tempdir().unwrap();
+    let file = DirectoryScratch::new(directory.path()).file().unwrap();
+    file.append(b"rows").unwrap();
+    file.discard(0, 2);
+    assert!(file.seal().is_none());
+    file.append(b"more").unwrap();
+}

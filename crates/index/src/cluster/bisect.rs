@@ -184,7 +184,10 @@ impl<'a> Cutter<'a> {
             let other = self.rows.row(id);
             let scale = self.rows.inverse(id);
             // ‖x‖² − 2⟨x, from⟩: the distance up to a constant. `dot` comes back negated.
-            let square = -self.dot.call(other, other) * scale * scale;
+            let square = match self.rows.inverse.is_empty() {
+                true => -self.dot.call(other, other),
+                false => f32::from(u8::from(scale > 0.0)),
+            };
             let distance = square + 2.0 * self.dot.call(other, row) * scale * inverse;
             if distance > far.0 {
                 far = (distance, id);

@@ -1,6 +1,7 @@
 //! Uploads of immutable objects too large for one put.
 
 use std::collections::VecDeque;
+use std::fs::File;
 
 use bytes::Bytes;
 use esker_format::Result;
@@ -79,6 +80,23 @@ impl Upload {
         let completed = self.complete().await;
         self.settle(completed).await.map_err(|e| failed("PUT", &self.key, e))?;
         Ok(self.length)
+    }
+
+    /// Makes a whole file the object instead, where the store is a directory of the file system in which the file lies without a
+    /// name: nothing is copied. Its length; `None` where its bytes are to be written. Nothing may write to the file any more.
+    pub async fn adopt(&mut self, file: File) -> Result<Option<u64>> {
+        self.adopted(file).await.map_err(|e| failed("PUT", &self.key, e))
+    }
+
+    async fn adopted(&mut self, file: File) -> Result<Option<u64>, Failure> {
+        let Some(directory) = &self.client.backend.directory else { return Ok(None) };
+        let Ok(length) = file.metadata().map(|file| file.len()) else { return Ok(None) };
+        let adopted = directory.adopt(&self.client.path(&self.key)?, file).await.map_err(Failure::Store)?;
+        let Some(adopted) = adopted else { return Ok(None) };
+        let ticket = self.meter.start(Method::Put, &self.key, None, length);
+        let published = self.client.in_time(length, adopted.publish()).await;
+        ticket.finish(0);
+        published.map(|_| Some(length))
     }
 
     /// Bytes written so far.

@@ -89,3 +89,36 @@ async fn a_directory_removed_meanwhile_is_made_again() {
     std::fs::remove_dir_all(root.path().join("a")).unwrap();
     store.put(&Path::from("a/2"), "x".into()).await.unwrap();
 }
+
+#[cfg(target_os = "linux")]
+#[tokio::test]
+async fn a_file_without_a_name_becomes_an_object() {
+    use std::io::Write;
+    let (root, store) = directory();
+    let path = Path::from("a/b/object");
+    let mut file = tempfile::tempfile_in(root.path()).unwrap();
+    file.write_all(b"body").unwrap();
+    let kept = file.try_clone().unwrap();
+    let adopted = store.adopt(&path, file).await.unwrap().unwrap();
+    assert!(matches!(store.get(&path).await, Err(Error::NotFound { .. })), "not before it is published");
+    assert_eq!(store.temporary("a").await.unwrap().len(), 1);
+    let put = adopted.publish().await.unwrap();
+    let got = store.get(&path).await.unwrap();
+    assert_eq!(got.meta.e_tag, put.e_tag);
+    assert_eq!(got.bytes().await.unwrap(), "body");
+    assert_eq!(store.temporary("").await.unwrap(), []);
+    assert_eq!(kept.metadata().unwrap().nlink(), 1, "it is the same file");
+    let made = std::fs::metadata(root.path().join("a/b/object")).unwrap().mode();
+    store.put(&Path::from("a/b/put"), "x".into()).await.unwrap();
+    assert_eq!(made, std::fs::metadata(root.path().join("a/b/put")).unwrap().mode());
+
+    // Given up, it leaves nothing; a file that has, or had, a name is not taken, nor is one of another file system.
+    drop(store.adopt(&path, tempfile::tempfile_in(root.path()).unwrap()).await.unwrap().unwrap());
+    assert_eq!(store.temporary("").await.unwrap(), []);
+    let named = tempfile::NamedTempFile::new_in(root.path()).unwrap();
+    let (gone, _) = (named.reopen().unwrap(), drop(named));
+    assert!(store.adopt(&path, gone).await.unwrap().is_none());
+    let elsewhere = File::open("/proc/self/status").unwrap();
+    assert!(store.adopt(&path, elsewhere).await.unwrap().is_none());
+    assert_eq!(store.get(&path).await.unwrap().bytes().await.unwrap(), "body");
+}
