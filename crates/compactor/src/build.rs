@@ -310,7 +310,8 @@ impl Build<'_> {
         progress: &dyn Fn(u64, u64),
     ) -> Result<BuiltSegment> {
         let settings = self.target.settings;
-        let source = order::Source::gather(rows, settings)?;
+        let spare = order::Spare::default();
+        let source = order::Source::gather(rows, settings, &spare)?;
         self.watch.lap("gather");
         let kept = match &base {
             Some(base) => base.keep(source.vectors(), settings, self.options)?,
@@ -322,7 +323,7 @@ impl Build<'_> {
         };
         self.watch.lap("cluster");
         let leaf_starts = leaf_starts(&clustering);
-        let ordered = source.reorder(&clustering.order, &self.target, self.options.threads)?;
+        let ordered = source.reorder(&clustering.order, &self.target, self.options.threads, &spare)?;
         self.watch.lap("reorder");
         let mut coded = self.coded(&ordered, &clustering, &leaf_starts, kept)?;
         let copied = coded.copied();

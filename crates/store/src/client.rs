@@ -244,6 +244,14 @@ impl Client {
         directory.remove_temporary(name).await.map_err(|e| failed("DELETE", name, Failure::Store(e)))
     }
 
+    /// Says that an object is not read again soon. Of a directory its pages go, and take what is written next: new ones may
+    /// cost more than what is copied to them, in a virtual machine most of all. No request to a store.
+    pub async fn evict(&self, key: &str) {
+        if let (Some(directory), Ok(path)) = (&self.backend.directory, self.path(key)) {
+            directory.evict(&path).await;
+        }
+    }
+
     async fn put_once(&self, meter: &Meter, key: &str, bytes: Bytes, mode: PutMode) -> Result<(), Failure> {
         let path = self.path(key)?;
         let method = if matches!(mode, PutMode::Create) { Method::Create } else { Method::Put };

@@ -104,6 +104,20 @@ impl Directory {
         .await
     }
 
+    /// Takes an object out of the page cache, as far as it is on the disk.
+    #[cfg(target_os = "linux")]
+    pub(crate) async fn evict(&self, location: &Path) {
+        use rustix::fs::{Advice, fadvise};
+        let Ok(path) = self.reads.path_to_filesystem(location) else { return };
+        let evict =
+            move || Ok(fadvise(File::open(&path).map_err(|e| error(&path, e))?, 0, None, Advice::DontNeed));
+        drop(blocking(evict).await);
+    }
+
+    /// Elsewhere it stays there.
+    #[cfg(not(target_os = "linux"))]
+    pub(crate) async fn evict(&self, _location: &Path) {}
+
     /// Elsewhere a file without a name stays so.
     #[cfg(not(target_os = "linux"))]
     pub(crate) async fn adopt(&self, _location: &Path, _file: File) -> Result<Option<Adopted>> {

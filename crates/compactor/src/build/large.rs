@@ -12,7 +12,6 @@
 use std::io::Write;
 use std::sync::{Arc, Mutex};
 
-use arrow::array::RecordBatch;
 use bytes::Bytes;
 use esker_format::head::CODES_BYTES;
 use esker_format::segment::attributes::{Attributes, ColumnsWriter};
@@ -31,7 +30,7 @@ use super::calibration::Truth;
 use super::codes::Coded;
 use super::copies::Postings;
 use super::merge::{self, Base};
-use super::order::{Source, floats};
+use super::order::{Ordered, Source, Spare, floats};
 use super::spill::Spill;
 use super::vectors::{InFile, Vectors};
 use super::{Blob, BuildOptions, Ids, Made, StopWatch, Target, metric};
@@ -73,8 +72,11 @@ struct Arranged {
     origin: Vec<Option<u32>>,
     /// Squared residuals of all rows.
     square: f64,
-    batches: Vec<RecordBatch>,
+    rows: Ordered,
 }
+
+/// Attributes, the section they are written to, and its CRC32C.
+type Spooled = (Attributes, Arc<dyn ScratchFile>, u32);
 
 /// What is written bucket by bucket.
 struct Written {
@@ -121,10 +123,19 @@ impl Large<'_> {
         let (coded, truth) = self.encode(&written, &vectors, base.as_ref())?;
         drop(base);
         pass(5);
-        let calibration = truth.calibrate(&coded, &written.leaf_starts, self.options);
+        let (mut calibration, mut attributes) = (None, None);
+        // Columns are read by one thread, which leaves the others to the calibration.
+        let tasks: Vec<Task<'_>> = vec![
+            Box::new(|| attributes = Some(self.attributes(&written))),
+            Box::new(|| calibration = Some(truth.calibrate(&coded, &written.leaf_starts, self.options))),
+        ];
+        parallel::run(threads, tasks);
         drop(truth);
         self.watch.lap("calibrate");
-        let made = self.index(written, coded, calibration)?;
+        let (Some(calibration), Some(attributes)) = (calibration, attributes) else {
+            return Err(Error::internal("a part of a segment was not made"));
+        };
+        let made = self.index(written, coded, calibration, attributes?)?;
         self.watch.lap("index");
         pass(6);
         Ok(Some(made))
@@ -226,12 +237,12 @@ impl Large<'_> {
     }
 
     /// Reads the rows of a bucket and puts them in order.
-    fn arrange(&self, part: Part, plan: Option<&Plan<'_>>, target: usize) -> Result<Arranged> {
+    fn arrange(&self, part: Part, plan: Option<&Plan<'_>>, target: usize, spare: &Spare) -> Result<Arranged> {
         let BuildOptions { seed, threads, .. } = self.options;
         let settings = self.target.settings;
         let (d, metric) = (settings.dimension as usize, metric(settings));
         let Part { inputs, first, leaves, blocks } = part;
-        let source = Source::gather(blocks.into_batches().collect::<Result<_>>()?, settings)?;
+        let source = Source::gather(blocks.into_batches().collect::<Result<_>>()?, settings, spare)?;
         let vectors = source.vectors();
         let (arranged, origin) = match plan {
             None => (arrange(vectors, d, metric, leaves, target, seed, threads), Vec::new()),
@@ -246,8 +257,8 @@ impl Large<'_> {
         let mut square = 0.0;
         residual_square(metric, d, vectors, leaf, &mut square);
         let order = arranged.order.iter().map(|row| inputs[*row as usize]).collect();
-        let batches = source.reorder(&arranged.order, &self.target, threads)?.batches;
-        Ok(Arranged { order, sizes, centroids: arranged.centroids, origin, square, batches })
+        let rows = source.reorder(&arranged.order, &self.target, threads, spare)?;
+        Ok(Arranged { order, sizes, centroids: arranged.centroids, origin, square, rows })
     }
 
     /// Writes the rows and payload of bucket after bucket, while the next one is put in order.
@@ -262,8 +273,10 @@ impl Large<'_> {
         let (mut order, mut ids) = (Vec::with_capacity(count), Ids::default());
         let (mut leaf_starts, mut centroids, mut origin, mut square) = (vec![0], Vec::new(), Vec::new(), 0.0);
         ids.hashes.reserve_exact(count);
-        let this = &*self;
-        let arranged = parts.into_iter().map(|part| this.arrange(part, plan, target));
+        // What a bucket is gathered and put in order in, and what the one before is written from.
+        let spare = Spare::keeping(3);
+        let (this, spare) = (&*self, &spare);
+        let arranged = parts.into_iter().map(|part| this.arrange(part, plan, target, spare));
         parallel::ahead(threads, arranged, |bucket| {
             order.extend(bucket.order);
             for size in bucket.sizes {
@@ -272,7 +285,7 @@ impl Large<'_> {
             centroids.extend(bucket.centroids);
             origin.extend(bucket.origin);
             square += bucket.square;
-            let batches = bucket.batches;
+            let batches = &bucket.rows.batches;
             let (mut rows_done, mut payload_done, mut ids_done) = (Ok(()), Ok(()), Ok(()));
             let tasks: Vec<Task<'_>> = vec![
                 Box::new(|| rows_done = batches.iter().try_for_each(|batch| rows.write(batch))),
@@ -283,6 +296,7 @@ impl Large<'_> {
             ];
             parallel::run(threads, tasks);
             rows_done.and(payload_done).and(ids_done)?;
+            spare.put_back(bucket.rows);
             blocks_out.write_all(&payload.take_blocks()).map_err(broken)
         })?;
         let layout = rows.finish()?;
@@ -387,7 +401,7 @@ impl Large<'_> {
     }
 
     /// Attributes, column by column, from the written rows.
-    fn attributes(&self, written: &Written) -> Result<(Attributes, Arc<dyn ScratchFile>, u32)> {
+    fn attributes(&self, written: &Written) -> Result<Spooled> {
         let mut columns = ColumnsWriter::new(self.target.schema, self.options.seed, &written.layout);
         let mut section = Spooling::new(self.scratch)?;
         while let Some(column) = columns.next_column() {
@@ -407,9 +421,14 @@ impl Large<'_> {
         Ok((attributes, file, crc))
     }
 
-    fn index(&self, mut written: Written, coded: Coded, calibration: [Calibration; 4]) -> Result<Made> {
+    fn index(
+        &self,
+        mut written: Written,
+        coded: Coded,
+        calibration: [Calibration; 4],
+        (attributes, section, section_crc): Spooled,
+    ) -> Result<Made> {
         let Target { settings, schema, .. } = self.target;
-        let (attributes, section, section_crc) = self.attributes(&written)?;
         written.ids.hashes = coded.idplane(&written.leaf_starts, std::mem::take(&mut written.ids.hashes));
         let (blocks, blocks_crc) = &written.blocks;
         let copy_section = |sink: &mut dyn Write| copy(&*section, sink);

@@ -1,6 +1,6 @@
 //! Rows as they come, and the same rows in the order of their ordinals.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use arrow::array::{Array, ArrayRef, AsArray, FixedSizeListArray, Float16Array, Float32Array, RecordBatch};
 use arrow::buffer::ScalarBuffer;
@@ -35,6 +35,44 @@ enum Vectors {
     Copied(Vec<f32>),
 }
 
+/// Memory that vectors were in, for those that come: its pages are there, and a new one costs a machine more than what is copied
+/// into it. The default keeps none.
+#[derive(Default)]
+pub(super) struct Spare {
+    most: usize,
+    kept: Mutex<Vec<Vec<f32>>>,
+}
+
+impl Spare {
+    /// Keeps what up to `most` buckets were in.
+    pub(super) fn keeping(most: usize) -> Self {
+        Spare { most, kept: Mutex::default() }
+    }
+
+    /// So many values, whatever they are.
+    fn take(&self, values: usize) -> Vec<f32> {
+        let kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner).pop();
+        let Some(mut vectors) = kept else { return vec![0.0; values] };
+        vectors.resize(values, 0.0);
+        vectors
+    }
+
+    fn put(&self, vectors: Vec<f32>) {
+        let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
+        if kept.len() < self.most {
+            kept.push(vectors);
+        }
+    }
+
+    /// Takes what rows in order were in, if nothing else holds it.
+    pub(super) fn put_back(&self, ordered: Ordered) {
+        drop(ordered.batches);
+        if let Ok(vectors) = ordered.vectors.into_inner().into_vec() {
+            self.put(vectors);
+        }
+    }
+}
+
 /// Rows by ordinal.
 pub(super) struct Ordered {
     /// With `arrow_schema`, [`CHUNK`] rows each but the last; of f32 their vectors are slices of `vectors`.
@@ -51,11 +89,12 @@ impl Ordered {
 
 impl Source {
     /// Takes the batches apart. Their vectors are copied only where they do not yet lie together as f32.
-    pub(super) fn gather(batches: Vec<RecordBatch>, settings: &Settings) -> Result<Self> {
+    pub(super) fn gather(batches: Vec<RecordBatch>, settings: &Settings, spare: &Spare) -> Result<Self> {
         let dimension = settings.dimension as usize;
         let rows: usize = batches.iter().map(RecordBatch::num_rows).sum();
         let single = batches.len() == 1 && settings.vector_type == VectorType::F32;
-        let mut copied = Vec::with_capacity(if single { 0 } else { rows * dimension });
+        let mut copied = if single { Vec::new() } else { spare.take(rows * dimension) };
+        let mut rest = copied.as_mut_slice();
         let mut shared = None;
         let (mut others, mut at) = (Vec::with_capacity(batches.len()), Vec::with_capacity(rows));
         for (number, batch) in batches.into_iter().enumerate() {
@@ -64,12 +103,14 @@ impl Source {
                 VectorType::F32 if single => {
                     shared = Some(vectors.as_primitive::<Float32Type>().values().clone());
                 }
-                VectorType::F32 => copied.extend_from_slice(vectors.as_primitive::<Float32Type>().values()),
+                VectorType::F32 => {
+                    let out = rest.split_off_mut(..vectors.len()).unwrap_or_default();
+                    out.copy_from_slice(vectors.as_primitive::<Float32Type>().values());
+                }
                 VectorType::F16 => {
-                    let start = copied.len();
-                    copied.resize(start + vectors.len(), 0.0);
+                    let out = rest.split_off_mut(..vectors.len()).unwrap_or_default();
                     let halves: &[f16] = vectors.as_primitive::<Float16Type>().values();
-                    halves.convert_to_f32_slice(&mut copied[start..]);
+                    halves.convert_to_f32_slice(out);
                 }
             }
             at.extend((0..batch.num_rows()).map(|row| (number, row)));
@@ -91,9 +132,15 @@ impl Source {
     }
 
     /// The rows in the order given.
-    pub(super) fn reorder(self, order: &[u32], target: &Target<'_>, threads: usize) -> Result<Ordered> {
+    pub(super) fn reorder(
+        self,
+        order: &[u32],
+        target: &Target<'_>,
+        threads: usize,
+        spare: &Spare,
+    ) -> Result<Ordered> {
         let d = self.dimension;
-        let mut vectors = vec![0f32; order.len() * d];
+        let mut vectors = spare.take(order.len() * d);
         let chunks = order.len().div_ceil(CHUNK);
         let mut others: Vec<Option<Result<Vec<ArrayRef>>>> = (0..chunks).map(|_| None).collect();
         let mut tasks: Vec<Task<'_>> = Vec::with_capacity(2 * chunks);
@@ -109,7 +156,10 @@ impl Source {
         }
         parallel::run(threads, tasks);
         // Before the vectors are copied as f16: they are the largest part of the memory held.
-        drop(self);
+        if let Vectors::Copied(copied) = self.vectors {
+            spare.put(copied);
+        }
+        drop(self.others);
         let vectors = ScalarBuffer::from(vectors);
         let schema = arrow_schema(target.settings, target.schema);
         let mut batches = Vec::with_capacity(chunks);

@@ -62,15 +62,28 @@ struct Block {
 }
 
 impl Block {
-    fn write(file: &Arc<dyn ScratchFile>, batch: &RecordBatch) -> Result<Block> {
-        let bytes = to_bytes(batch)?;
-        let at = file.append(&bytes).map_err(broken)?;
-        Ok(Block { file: Arc::clone(file), at, length: bytes.len(), rows: batch.num_rows() })
-    }
-
     fn read(&self) -> Result<RecordBatch> {
         let bytes = range(&*self.file, self.at, self.length).map_err(broken)?;
         from_bytes(Buffer::from(bytes), self.rows)
+    }
+}
+
+/// A file that batches are written to, and the memory that they are put together in.
+struct Out {
+    file: Arc<dyn ScratchFile>,
+    bytes: Vec<u8>,
+}
+
+impl Out {
+    fn new(scratch: &dyn Scratch) -> Result<Out> {
+        Ok(Out { file: scratch.file().map_err(broken)?, bytes: Vec::new() })
+    }
+
+    fn write(&mut self, batch: &RecordBatch) -> Result<Block> {
+        self.bytes.clear();
+        write(batch, &mut self.bytes)?;
+        let at = self.file.append(&self.bytes).map_err(broken)?;
+        Ok(Block { file: Arc::clone(&self.file), at, length: self.bytes.len(), rows: batch.num_rows() })
     }
 }
 
@@ -97,13 +110,17 @@ impl Blocks {
 /// Rows as they are kept aside.
 pub(super) fn to_bytes(batch: &RecordBatch) -> Result<Vec<u8>> {
     let mut bytes = Vec::new();
-    let mut write = || -> Result<(), ArrowError> {
-        let mut writer = StreamWriter::try_new(&mut bytes, &batch.schema())?;
+    write(batch, &mut bytes)?;
+    Ok(bytes)
+}
+
+fn write(batch: &RecordBatch, out: &mut Vec<u8>) -> Result<()> {
+    let write = || -> Result<(), ArrowError> {
+        let mut writer = StreamWriter::try_new(out, &batch.schema())?;
         writer.write(batch)?;
         writer.finish()
     };
-    write().map_err(|e| Error::internal("rows cannot be kept aside").with_source(e))?;
-    Ok(bytes)
+    write().map_err(|e| Error::internal("rows cannot be kept aside").with_source(e))
 }
 
 /// So many rows that were kept aside. The columns stay where they were read to.
@@ -128,7 +145,7 @@ pub(crate) struct Spill {
     settings: Settings,
     memory: u64,
     threads: usize,
-    files: [Arc<dyn ScratchFile>; FILES],
+    files: [Out; FILES],
     blocks: Blocks,
     rows: u64,
     /// See [`bytes_of`].
@@ -149,12 +166,11 @@ impl Spill {
         threads: usize,
         scratch: &dyn Scratch,
     ) -> Result<Self> {
-        let file = || scratch.file().map_err(broken);
         Ok(Spill {
             settings: settings.clone(),
             memory,
             threads,
-            files: [file()?, file()?],
+            files: [Out::new(scratch)?, Out::new(scratch)?],
             blocks: Blocks::default(),
             rows: 0,
             bytes: 0,
@@ -185,9 +201,9 @@ impl Spill {
         let shares = shares.map(|start| batch.slice(start, share.min(batch.num_rows() - start)));
         let mut written: Vec<Result<Block>> = Vec::new();
         written.resize_with(shares.len(), || Err(Error::internal("rows were not kept aside")));
-        let tasks = shares.zip(&self.files).zip(&mut written);
+        let tasks = shares.zip(&mut self.files).zip(&mut written);
         let tasks =
-            tasks.map(|((rows, file), out)| Box::new(move || *out = Block::write(file, &rows)) as Task<'_>);
+            tasks.map(|((rows, file), block)| Box::new(move || *block = file.write(&rows)) as Task<'_>);
         parallel::run(self.threads, tasks.collect());
         written.into_iter().try_for_each(|block| block.map(|block| self.blocks.0.push(block)))
     }
@@ -248,13 +264,13 @@ impl Spill {
 
 /// Rows in parts, all in one file.
 pub(super) struct Parts {
-    file: Arc<dyn ScratchFile>,
+    file: Out,
     parts: Vec<Blocks>,
 }
 
 impl Parts {
     pub(super) fn new(scratch: &dyn Scratch) -> Result<Self> {
-        Ok(Parts { file: scratch.file().map_err(broken)?, parts: Vec::new() })
+        Ok(Parts { file: Out::new(scratch)?, parts: Vec::new() })
     }
 
     /// Adds rows of which one says to which part each goes. `heard` hears what they take in each part.
@@ -277,7 +293,7 @@ impl Parts {
             let taken = take_record_batch(batch, &UInt32Array::from(rows));
             let taken = taken.map_err(|e| Error::internal("rows cannot be parted").with_source(e))?;
             heard(part, bytes_of(&taken));
-            out.0.push(Block::write(&self.file, &taken)?);
+            out.0.push(self.file.write(&taken)?);
         }
         Ok(())
     }

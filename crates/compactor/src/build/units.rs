@@ -20,7 +20,7 @@ use parquet::file::reader::{ChunkReader, Length};
 
 use super::calibration;
 use super::large::BUCKET_SHARE;
-use super::order::{Source, floats};
+use super::order::{Source, Spare, floats};
 use super::spill::{from_bytes, sample_rows, to_bytes};
 use super::vectors::floats_of;
 use super::{BuildOptions, Ids, Target, metric};
@@ -220,7 +220,7 @@ impl<'a> Frame<'a> {
     /// The rows of a bucket, given its cells' bytes, which were checked.
     pub(crate) fn gather(&self, cells: Vec<(Bytes, usize)>) -> Result<Source> {
         let batches = cells.into_iter().map(|(bytes, rows)| from_bytes(Buffer::from(bytes), rows));
-        Source::gather(batches.collect::<Result<_>>()?, self.target.settings)
+        Source::gather(batches.collect::<Result<_>>()?, self.target.settings, &Spare::default())
     }
 
     /// Puts the rows of a bucket in order, given the leaf of each.
@@ -239,7 +239,7 @@ impl<'a> Frame<'a> {
 
     /// The rows of a bucket in the order given.
     pub(crate) fn ordered(&self, source: Source, order: &[u32]) -> Result<Vec<RecordBatch>> {
-        Ok(source.reorder(order, &self.target, self.options.threads)?.batches)
+        Ok(source.reorder(order, &self.target, self.options.threads, &Spare::default())?.batches)
     }
 
     /// Ordinals of the rows that are asked as queries, of so many.

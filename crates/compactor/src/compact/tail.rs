@@ -68,6 +68,11 @@ impl<'a> Tail<'a> {
             let (rows, hash) = blocking(|| winners.keep(number, &entry))?;
             live += hash;
             out.push(rows)?;
+            if self.decoded.is_none()
+                && let Some(key) = self.unfolded.tail[number].entry.body_key()
+            {
+                self.collection.client().evict(&key).await;
+            }
         }
         Ok(live)
     }

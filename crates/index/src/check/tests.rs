@@ -15,8 +15,9 @@ fn is_the_catalogued_crc() {
 
 proptest! {
     #[test]
-    fn equals_the_bitwise_twin(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
+    fn equals_its_twins(bytes in proptest::collection::vec(any::<u8>(), 0..400)) {
         prop_assert_eq!(check16(&bytes), bitwise(&bytes));
+        prop_assert_eq!(tabled(0xFFFF, &bytes), bitwise(&bytes));
     }
 }
 

@@ -122,3 +122,13 @@ async fn a_file_without_a_name_becomes_an_object() {
     assert!(store.adopt(&path, elsewhere).await.unwrap().is_none());
     assert_eq!(store.get(&path).await.unwrap().bytes().await.unwrap(), "body");
 }
+
+#[tokio::test]
+async fn what_is_evicted_is_still_there() {
+    let (_root, store) = directory();
+    let path = Path::from("a/object");
+    store.put(&path, "body".into()).await.unwrap();
+    store.evict(&path).await;
+    store.evict(&Path::from("a/none")).await;
+    assert_eq!(store.get(&path).await.unwrap().bytes().await.unwrap(), "body");
+}
