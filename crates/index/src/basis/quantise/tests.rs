@@ -32,7 +32,7 @@ fn a_coordinate_has_the_bits_of_its_sign_and_level() {
     let of = Coordinates { counts: [3, 1], deviations: &ones, inverses: &ones, variances: &ones };
     let mut bits = [0];
     let sums = of.quantise(&[0.1, -0.1, 2.0, -1.2, 3.0], 1.0, &[1.0, 0.0, 0.0, 0.0, 0.0], &mut bits);
-    assert_eq!(bits, [0b1_01_1110_0000_1000]);
+    assert_eq!(bits, [0b101_1110_0000_1000]);
     assert!((sums.kept - 14.46).abs() < 1e-5, "{}", sums.kept);
     assert!((sums.turned - f64::from(FOUR.0[0])).abs() < 1e-9, "{}", sums.turned);
 }
