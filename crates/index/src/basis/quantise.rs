@@ -186,6 +186,7 @@ fn width(levels: &[f32]) -> usize {
 }
 
 /// Eight values from `start` on, zeros behind the last.
+#[cfg(target_arch = "x86_64")]
 #[inline(always)]
 fn eight(values: &[f32], start: usize) -> [f32; 8] {
     match values[start..].first_chunk() {
@@ -195,6 +196,7 @@ fn eight(values: &[f32], start: usize) -> [f32; 8] {
 }
 
 /// Eight codes of `width` bits (1, 2 or 4), each of a byte of `levels` below a bit of `positive`; the first lies lowest.
+#[cfg(target_arch = "x86_64")]
 fn side_by_side(levels: u64, positive: u8, width: usize) -> u64 {
     // A bit to each byte, in the place above a level.
     let spread = (u64::from(positive) * 0x0101_0101_0101_0101) & 0x8040_2010_0804_0201;
