@@ -57,7 +57,7 @@ pub struct Basis {
     deviations: Vec<f32>,
     /// 1 over these; 0 of 0.
     inverses: Vec<f32>,
-    /// Their squares: the variances λ.
+    /// Squares of the deviations: the variances λ.
     variances: Vec<f32>,
     /// Variance of each direction that is not coded.
     rest: f32,

@@ -2,7 +2,7 @@
 //!
 //! Reads, listings and deletes are object_store's. Puts are ours, because object_store never syncs: the bytes go
 //! to a temporary file beside the target, which is synced; a hard link (create) or a rename (overwrite) publishes
-//! it; the directory is synced; the temporary name goes last. A link before the sync would let a rival build on an
+//! it; the directory is synced; the temporary name goes last. A whole file that has no name yet gets the temporary one instead. A link before the sync would let a rival build on an
 //! entry that power loss then takes away. Temporary names (`name#digits`) are those that object_store hides; a
 //! crash leaves them behind.
 
@@ -104,6 +104,12 @@ impl Directory {
         .await
     }
 
+    /// Elsewhere a file without a name stays so.
+    #[cfg(not(target_os = "linux"))]
+    pub(crate) async fn adopt(&self, _location: &Path, _file: File) -> Result<Option<Adopted>> {
+        Ok(None)
+    }
+
     /// Takes an object out of the page cache, as far as it is on the disk.
     #[cfg(target_os = "linux")]
     pub(crate) async fn evict(&self, location: &Path) {
@@ -117,12 +123,6 @@ impl Directory {
     /// Elsewhere it stays there.
     #[cfg(not(target_os = "linux"))]
     pub(crate) async fn evict(&self, _location: &Path) {}
-
-    /// Elsewhere a file without a name stays so.
-    #[cfg(not(target_os = "linux"))]
-    pub(crate) async fn adopt(&self, _location: &Path, _file: File) -> Result<Option<Adopted>> {
-        Ok(None)
-    }
 
     fn not_implemented(&self, operation: &str) -> Error {
         Error::NotImplemented { operation: operation.to_owned(), implementer: self.to_string() }

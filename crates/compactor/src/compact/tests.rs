@@ -367,6 +367,24 @@ fn an_upload_that_fails_is_told_to_who_waits_for_it() {
     }
 }
 
+#[cfg(target_os = "linux")]
+#[tokio::test]
+async fn a_scratch_file_beside_a_store_becomes_the_object() {
+    use std::os::unix::fs::MetadataExt;
+    let directory = tempfile::tempdir().unwrap();
+    let root = directory.path().join("store");
+    let location = esker_store::Location::Directory(root.clone());
+    let backend = esker_store::open(&location, &esker_store::StoreEnv::new(), true).unwrap();
+    let (client, meter) = (Client::new(backend, Seams::system()), Meter::new());
+    let file = crate::DirectoryScratch::new(directory.path()).file().unwrap();
+    file.append(b"rows").unwrap();
+    assert_eq!(sending::send(client.upload(&meter, "rows"), &*file, &|_, _| {}).await.unwrap(), 4);
+    assert_eq!((meter.io().puts, meter.io().bytes_written), (1, 4));
+    assert_eq!(client.get(&meter, "rows").await.unwrap().unwrap().0, "rows");
+    let same = file.seal().unwrap().metadata().unwrap().ino();
+    assert_eq!(std::fs::metadata(root.join("rows")).unwrap().ino(), same);
+}
+
 async fn ready<'a>(meter: &'a Meter, collection: &'a Arc<Collection>) -> Box<Commit<'a>> {
     match compactor().prepare(meter, collection, None, &|_| {}).await.unwrap() {
         Prepared::Ready(commit) => commit,
