@@ -7,6 +7,7 @@ use arrow::compute::filter_record_batch;
 use arrow::datatypes::TimestampMillisecondType;
 use esker_format::avro::Decoded;
 use esker_format::{CollectionId, Error, Result, SetHash, limits};
+use roaring::RoaringBitmap;
 use sha2::{Digest, Sha256};
 
 use crate::versions::{Versions, versions};
@@ -63,6 +64,8 @@ pub struct Winners {
     collection: CollectionId,
     /// The last write of each id, sorted by hash, then digest.
     writes: Vec<Write>,
+    /// Of each entry the rows that survive.
+    survivors: Vec<RoaringBitmap>,
     /// All rows and tombstones of each entry, in order.
     pub accepted: Vec<SetHash>,
     /// How many rows survive.
@@ -81,6 +84,7 @@ impl<'a> Fold<'a> {
         let out = Winners {
             collection: collection.clone(),
             writes: Vec::new(),
+            survivors: Vec::new(),
             accepted: Vec::new(),
             live_rows: 0,
             superseded: 0,
@@ -135,6 +139,10 @@ impl<'a> Fold<'a> {
         let won = |fate| writes.iter().filter(|w| w.fate() == fate).count() as u64;
         (out.live_rows, out.expired) = (won(UPSERT), won(EXPIRED));
         out.superseded = all - out.tombstones - out.live_rows - out.expired;
+        out.survivors = vec![RoaringBitmap::new(); out.accepted.len()];
+        for (entry, row) in writes.iter().filter(|w| w.fate() == UPSERT).map(Write::at) {
+            out.survivors[entry as usize].insert(row);
+        }
         out.writes = writes;
         out
     }
@@ -144,15 +152,15 @@ impl Winners {
     /// The rows of entry `number` that survive, and the sum of their hashes; the batch itself when all do.
     ///
     /// # Errors
-    /// Internal when the rows lack a column.
+    /// Internal when the rows lack a column, or there was no entry of this number.
     pub fn keep(&self, number: usize, entry: &Decoded) -> Result<(RecordBatch, SetHash)> {
+        let survivors = self.survivors.get(number);
+        let survivors = survivors.ok_or_else(|| Error::internal("an entry was not noted"))?;
         let (versions, mut live) = (Versions::of(&entry.rows)?, SetHash::default());
         let mut keeps = Vec::with_capacity(versions.len());
         for i in 0..versions.len() {
             let version = versions.get(i);
-            let keeps_it = self
-                .last(version.id)
-                .is_some_and(|w| w.at() == (number as u32, version.row) && w.fate() == UPSERT);
+            let keeps_it = survivors.contains(version.row);
             if keeps_it {
                 live += version.hash();
             }

@@ -1,9 +1,10 @@
-//! Where a compaction puts what does not fit its memory: files that are only appended to, read back in ranges and gone
-//! with the compaction.
+//! Where a compaction puts what does not fit its memory: files that are appended to, read back in ranges and gone with the
+//! compaction.
 
 use std::fmt::Debug;
 use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::ops::Range;
 use std::path::PathBuf;
 #[cfg(target_os = "linux")]
 use std::sync::mpsc::{Sender, channel};
@@ -27,17 +28,28 @@ pub trait Scratch: Debug + Send + Sync {
     fn file(&self) -> io::Result<Arc<dyn ScratchFile>>;
 }
 
-/// A file that is only appended to.
+/// A file that is appended to.
 pub trait ScratchFile: Send + Sync {
-    /// Appends bytes: where they start.
+    /// Appends bytes, or puts them where [`ScratchFile::reuse`] made room: where they start.
     fn append(&self, bytes: &[u8]) -> io::Result<u64>;
     /// Fills `out` with the bytes from `at` on.
     fn read(&self, at: u64, out: &mut [u8]) -> io::Result<()>;
+    /// So many bytes from `at` on.
+    fn range(&self, at: u64, length: usize) -> io::Result<Vec<u8>> {
+        let mut out = vec![0; length];
+        self.read(at, &mut out)?;
+        Ok(out)
+    }
     /// Number of bytes.
     fn length(&self) -> u64;
+    /// Gives the space of some bytes, which are not read again, to what is appended next.
+    fn reuse(&self, at: u64, length: u64) {
+        self.discard(at, length);
+    }
     /// Gives the space of some bytes back, which are not read again: where there are holes in files, they will read as zeros.
     fn discard(&self, _at: u64, _length: u64) {}
-    /// The file itself, if it is one that the operating system knows. It stays as it is then: nothing can be appended or discarded.
+    /// The file itself, if it is one that the operating system knows and nothing of it was given back. It stays as it is then: nothing
+    /// can be appended or given back.
     fn seal(&self) -> Option<File> {
         None
     }
@@ -95,71 +107,121 @@ impl Scratch for DirectoryScratch {
     fn file(&self) -> io::Result<Arc<dyn ScratchFile>> {
         let file = tempfile::tempfile_in(&self.0)
             .map_err(|e| io::Error::new(e.kind(), format!("in {}: {e}", self.0.display())))?;
-        Ok(Arc::new(Mutex::new(OnDisk {
-            file,
-            length: 0,
-            sealed: false,
-            #[cfg(target_os = "linux")]
-            discarding: None,
-        })))
+        Ok(Arc::new(OnDisk { file, state: Mutex::default() }))
     }
 }
 
 struct OnDisk {
     file: File,
+    state: Mutex<State>,
+}
+
+#[derive(Default)]
+struct State {
     length: u64,
     sealed: bool,
-    /// There once something was given back. Dropped, the thread ends when all is done.
+    /// What may be written over; there once something was given to be.
+    room: Option<Vec<Range<u64>>>,
+    /// There once something was discarded. Dropped, the thread ends when all is done.
     #[cfg(target_os = "linux")]
     discarding: Option<Sender<(u64, u64)>>,
 }
 
-impl ScratchFile for Mutex<OnDisk> {
+impl ScratchFile for OnDisk {
     fn append(&self, bytes: &[u8]) -> io::Result<u64> {
-        let mut disk = locked(self);
-        if disk.sealed {
+        let mut state = locked(&self.state);
+        if state.sealed {
             return Err(io::Error::other("the file was sealed"));
         }
-        let at = disk.length;
-        disk.file.seek(SeekFrom::Start(at))?;
-        disk.file.write_all(bytes)?;
-        disk.length += bytes.len() as u64;
+        let (length, end) = (bytes.len() as u64, state.length);
+        let mut room = state.room.iter_mut().flatten();
+        let room = room.find(|room| length > 0 && room.end - room.start >= length);
+        let at = room.as_ref().map_or(end, |room| room.start);
+        let mut file = &self.file;
+        file.seek(SeekFrom::Start(at))?;
+        file.write_all(bytes)?;
+        match room {
+            Some(room) => room.start += length,
+            None => state.length += length,
+        }
         Ok(at)
     }
 
+    /// Beside other reads, where a file can be read at a place.
     fn read(&self, at: u64, out: &mut [u8]) -> io::Result<()> {
-        let mut disk = locked(self);
-        disk.file.seek(SeekFrom::Start(at))?;
-        disk.file.read_exact(out)
+        #[cfg(unix)]
+        return std::os::unix::fs::FileExt::read_exact_at(&self.file, out, at);
+        #[cfg(not(unix))]
+        {
+            let _alone = locked(&self.state);
+            let mut file = &self.file;
+            file.seek(SeekFrom::Start(at))?;
+            file.read_exact(out)
+        }
+    }
+
+    /// Into memory that was not filled with zeros first.
+    #[cfg(target_os = "linux")]
+    fn range(&self, at: u64, length: usize) -> io::Result<Vec<u8>> {
+        use rustix::buffer::spare_capacity;
+        use rustix::io::{Errno, pread};
+        let mut out = Vec::with_capacity(length);
+        while out.len() < length {
+            let from = at + out.len() as u64;
+            match pread(&self.file, spare_capacity(&mut out), from) {
+                Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
+                Err(e) if e != Errno::INTR => return Err(e.into()),
+                _ => {}
+            }
+        }
+        out.truncate(length);
+        Ok(out)
     }
 
     fn length(&self) -> u64 {
-        locked(self).length
+        locked(&self.state).length
+    }
+
+    /// A page that is there costs a copy; for a new one the kernel, and under a virtual machine its host, has to find room.
+    fn reuse(&self, at: u64, length: u64) {
+        let mut state = locked(&self.state);
+        if state.sealed {
+            return;
+        }
+        let room = state.room.get_or_insert_default();
+        room.retain(|room| !room.is_empty());
+        match room.iter_mut().find(|room| room.end == at) {
+            Some(room) => room.end += length,
+            None => room.push(at..at + length),
+        }
     }
 
     /// What was just read is in the page cache, and not yet on the disk if it is young: it need never get there, and its pages
     /// take what is written next. A thread of its own waits for the disk, which may take milliseconds to hear of each hole.
     #[cfg(target_os = "linux")]
     fn discard(&self, at: u64, length: u64) {
-        let mut disk = locked(self);
-        if disk.sealed {
+        let mut state = locked(&self.state);
+        if state.sealed {
             return;
         }
-        if disk.discarding.is_none() {
-            disk.discarding = discarding(&disk.file).ok();
+        if state.discarding.is_none() {
+            state.discarding = discarding(&self.file).ok();
         }
-        disk.discarding.as_ref().map(|holes| holes.send((at, length)));
+        state.discarding.as_ref().map(|holes| holes.send((at, length)));
     }
 
     fn seal(&self) -> Option<File> {
-        let mut disk = locked(self);
+        let mut state = locked(&self.state);
         // Holes may still be made.
         #[cfg(target_os = "linux")]
-        if disk.discarding.is_some() {
+        if state.discarding.is_some() {
             return None;
         }
-        let file = disk.file.try_clone().ok()?;
-        disk.sealed = true;
+        if state.room.is_some() {
+            return None;
+        }
+        let file = self.file.try_clone().ok()?;
+        state.sealed = true;
         Some(file)
     }
 }
@@ -251,13 +313,6 @@ pub(crate) fn copy(file: &dyn ScratchFile, sink: &mut dyn Write) -> io::Result<(
     Ok(())
 }
 
-/// Some bytes of a file.
-pub(crate) fn range(file: &dyn ScratchFile, at: u64, length: usize) -> io::Result<Vec<u8>> {
-    let mut out = vec![0; length];
-    file.read(at, &mut out)?;
-    Ok(out)
-}
-
 /// A file as the Parquet reader takes it.
 #[derive(Clone)]
 pub(crate) struct Chunks(pub(crate) Arc<dyn ScratchFile>);
@@ -276,7 +331,7 @@ impl ChunkReader for Chunks {
     }
 
     fn get_bytes(&self, start: u64, length: usize) -> ParquetResult<Bytes> {
-        Ok(range(&*self.0, start, length)?.into())
+        Ok(self.0.range(start, length)?.into())
     }
 }
 

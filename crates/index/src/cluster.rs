@@ -44,6 +44,11 @@ const BESIDE: usize = 8;
 const DRAW: u64 = 0x1EAF;
 /// Rows assigned as one task.
 const CHUNK: usize = 960;
+/// Rows that go through a tree of leaves together, parent by parent: enough to fill the tiles at each, and few enough to stay in
+/// the third-level cache.
+const TOGETHER: usize = 5120;
+/// Of these, rows compared with all parents as one task.
+const WITH_PARENTS: usize = 480;
 
 /// Leaves and the order of rows. Leaf numbers are in tree order, and `order` is grouped by leaf: 0, 1, 2, …
 #[derive(Clone, Debug, PartialEq)]
@@ -402,34 +407,23 @@ impl Finder {
 
     /// The nearest centroid of each of `ids`.
     fn assign(&self, rows: &Rows<'_>, ids: &[u32], threads: usize) -> Vec<u32> {
-        let mut leaf = vec![0u32; ids.len()];
-        match self {
-            Finder::Flat(panels) => parallel::for_chunks(threads, &mut leaf, CHUNK, |chunk, out| {
-                let mut best = vec![Best::<1>::NONE; out.len()];
-                panels.nearest(rows, &ids[chunk * CHUNK..][..out.len()], &mut best);
-                out.iter_mut().zip(&best).for_each(|(leaf, best)| *leaf = best.leaf(0));
-            }),
-            Finder::Tree(tree) => {
-                // Larger chunks, so that the rows that meet at one parent fill its tiles, where there are many.
-                let chunk_rows = (ids.len() / (2 * threads.max(1))).clamp(CHUNK, 8 * CHUNK);
-                parallel::for_chunks(threads, &mut leaf, chunk_rows, |chunk, out| {
-                    tree.nearest(rows, &ids[chunk * chunk_rows..][..out.len()], out);
-                });
-            }
-        }
-        leaf
+        self.near::<1>(rows, ids, threads).iter().map(|best| best.leaf(0)).collect()
     }
 
     /// The K nearest centroids of each of `ids`, of those that it is compared with.
     fn near<const K: usize>(&self, rows: &Rows<'_>, ids: &[u32], threads: usize) -> Vec<Best<K>> {
-        let mut best = vec![Best::<K>::NONE; ids.len()];
-        parallel::for_chunks(threads, &mut best, CHUNK, |chunk, out| {
-            let ids = &ids[chunk * CHUNK..][..out.len()];
-            match self {
-                Finder::Flat(panels) => panels.nearest(rows, ids, out),
-                Finder::Tree(tree) => tree.near(rows, ids, out),
+        let mut best = vec![Best::NONE; ids.len()];
+        match self {
+            Finder::Flat(panels) => parallel::for_chunks(threads, &mut best, CHUNK, |chunk, best| {
+                panels.nearest(rows, &ids[chunk * CHUNK..][..best.len()], best);
+            }),
+            Finder::Tree(tree) => {
+                let together = ids.len().div_ceil(ids.len().div_ceil(TOGETHER).max(1)).max(1);
+                for (ids, best) in ids.chunks(together).zip(best.chunks_mut(together)) {
+                    tree.near(rows, ids, best, threads);
+                }
             }
-        });
+        }
         best
     }
 }
@@ -464,47 +458,30 @@ impl Tree {
         Self { leaves: leaves.collect(), parents }
     }
 
-    /// Of each parent that some of the rows are nearest to, its leaves, the places of these rows, and for each the K best
-    /// of the leaves.
-    fn visit<const K: usize>(
-        &self,
-        rows: &Rows<'_>,
-        ids: &[u32],
-        mut found: impl FnMut(&[u32], &[u32], &[Best<K>]),
-    ) {
-        let packed = Packed::of(rows, ids, self.parents.origin());
+    /// Of each of `ids` the K best leaves, of those of the parents nearest to it.
+    fn near<const K: usize>(&self, rows: &Rows<'_>, ids: &[u32], out: &mut [Best<K>], threads: usize) {
+        let packed = Packed::of_many(rows, ids, self.parents.origin(), threads);
+        let places = all(ids.len());
         let mut parents = vec![Best::<NEAREST_PARENTS>::NONE; ids.len()];
-        self.parents.compare(&packed, &all(ids.len()), &mut parents);
-        let mut visitors: Vec<Vec<u32>> = vec![Vec::new(); self.leaves.len()];
+        parallel::for_chunks(threads, &mut parents, WITH_PARENTS, |chunk, parents| {
+            self.parents.compare(&packed, &places[chunk * WITH_PARENTS..][..parents.len()], parents);
+        });
+        // By parent, so that the rows that meet at one fill its tiles.
+        let mut visits: Vec<(Vec<u32>, Vec<Best<K>>)> = vec![Default::default(); self.leaves.len()];
         for (place, best) in (0u32..).zip(&parents) {
-            best.leaves().for_each(|parent| visitors[parent as usize].push(place));
+            best.leaves().for_each(|parent| visits[parent as usize].0.push(place));
         }
-        for ((panels, members), places) in self.leaves.iter().zip(visitors) {
-            let mut best = vec![Best::NONE; places.len()];
-            panels.compare(&packed, &places, &mut best);
-            found(members, &places, &best);
-        }
-    }
-
-    fn near<const K: usize>(&self, rows: &Rows<'_>, ids: &[u32], out: &mut [Best<K>]) {
-        self.visit::<K>(rows, ids, |members, places, best| {
+        parallel::for_chunks(threads, &mut visits, 1, |parent, visit| {
+            let [(places, best)] = visit else { return };
+            best.resize(places.len(), Best::NONE);
+            self.leaves[parent].0.compare(&packed, places, best);
+        });
+        for ((_, members), (places, best)) in self.leaves.iter().zip(&visits) {
             for (place, best) in places.iter().zip(best) {
                 let found = best.entries().map(|(value, leaf)| (value, members[leaf as usize]));
                 found.for_each(|(value, leaf)| out[*place as usize].offer(&[value], leaf as usize));
             }
-        });
-    }
-
-    fn nearest(&self, rows: &Rows<'_>, ids: &[u32], out: &mut [u32]) {
-        let mut most = vec![f32::NEG_INFINITY; ids.len()];
-        self.visit::<1>(rows, ids, |members, places, best| {
-            for (place, best) in places.iter().zip(best) {
-                let place = *place as usize;
-                if best.value(0) > most[place] {
-                    (most[place], out[place]) = (best.value(0), members[best.leaf(0) as usize]);
-                }
-            }
-        });
+        }
     }
 }
 

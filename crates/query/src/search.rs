@@ -98,25 +98,40 @@ fn is_little<'a>(matching: u64, held: impl Iterator<Item = (&'a Segment, &'a Mas
         && held.map(|(segment, mask)| mask.code_bytes(segment)).sum::<u64>() <= SCANNED_BYTES
 }
 
-/// Surroundings are thin where less than this part of what could be expected counts.
+/// Surroundings are thin where less than this part of what could be expected counts …
 const THIN: f64 = 0.75;
-/// Leaves that are looked at to tell whether a query's surroundings are thinned out.
-pub(crate) const NEIGHBOURHOOD: usize = 4;
+/// … and chance does not explain it: counts vary such that their square roots have a standard deviation of half that of one
+/// row's counting, however many they are, and this is four times that.
+const CHANCE: f64 = 2.0;
+/// Leaves that are looked at, at the least, to tell whether a query's surroundings are thinned out; of few rows that count
+/// there are more to look at, until so many could be expected.
+const NEIGHBOURHOOD: usize = 4;
+const EXPECTED: f64 = 32.0;
+/// Leaves to look at, at the most.
+pub(crate) const SURROUNDINGS: usize = 64;
 
 /// Whether fewer rows of the best leaves count than of all, in proportion: they were deleted, overwritten, or do not
 /// pass. The limits were learnt from rows with all of their neighbours; of a query without these they promise nothing.
-/// `share` is the part of all rows that counts.
+/// `share` is the part of all rows that counts, `best` up to [`SURROUNDINGS`] leaves, best first.
 pub(crate) fn is_thin<'a>(share: f64, best: impl Iterator<Item = (&'a Segment, &'a Rows, u32)>) -> bool {
-    let (mut all, mut counting) = (0, 0);
-    for (segment, rows, leaf) in best {
+    let (mut expected, mut counting) = (0.0, 0.0);
+    for (seen, (segment, rows, leaf)) in best.enumerate() {
+        if seen >= NEIGHBOURHOOD && expected >= EXPECTED {
+            break;
+        }
         let own = segment.header.leaf(leaf).ordinals;
-        all += own.len() as u64;
+        expected += share * own.len() as f64;
         counting += match rows {
-            Rows::All => own.len() as u64,
-            Rows::Only(only) => only.range_cardinality(own),
+            Rows::All => own.len() as f64,
+            Rows::Only(only) => only.range_cardinality(own) as f64,
         };
     }
-    (counting as f64) < THIN * share * all as f64
+    is_fewer(counting, expected, share)
+}
+
+/// Whether so many rows are clearly fewer than expected where a row counts with probability `share`.
+fn is_fewer(counting: f64, expected: f64, share: f64) -> bool {
+    counting < THIN * expected && counting.sqrt() < expected.sqrt() - CHANCE * (1.0 - share).max(0.0).sqrt()
 }
 
 /// The margin to probe by where most neighbours are gone: every leaf whose centroid is nearer than the k-th row or, by
@@ -150,4 +165,23 @@ pub(crate) fn is_exact(min_recall: f32) -> bool {
 pub(crate) fn calibrated_recall(segment: &Segment, min_recall: f32) -> f32 {
     let mut known = segment.header.calibration().iter().map(|c| c.min_recall);
     known.clone().find(|r| *r >= min_recall - 1e-6).or(known.next_back()).unwrap_or(1.0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::is_fewer;
+
+    #[test]
+    fn what_chance_explains_is_not_thin() {
+        // One row in a hundred of four leaves.
+        assert!(!is_fewer(7.0, 12.4, 0.01));
+        assert!(is_fewer(1.0, 12.4, 0.01));
+        assert!(!is_fewer(20.0, 32.0, 0.01));
+        assert!(is_fewer(12.0, 32.0, 0.01));
+        // Where nearly all count, that a third does not is no chance.
+        assert!(is_fewer(40.0, 60.0, 0.999));
+        assert!(!is_fewer(50.0, 60.0, 0.999));
+        assert!(!is_fewer(0.0, 0.0, 0.0));
+        assert!(!is_fewer(3.0, 4.0, 1.0));
+    }
 }

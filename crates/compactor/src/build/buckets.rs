@@ -87,12 +87,13 @@ pub(super) struct Part {
 }
 
 impl Large<'_> {
-    /// Finds the leaf of every row and writes rows of neighbouring leaves beside each other. `size` is how many rows come, and
-    /// the bytes of one; `leaves` is their number and how many rows each may expect.
+    /// Finds the leaf of every row and writes rows of neighbouring leaves beside each other, to `parts`. `size` is how many rows
+    /// come, and the bytes of one; `leaves` is their number and how many rows each may expect.
     pub(super) fn part(
         &self,
         size: (u64, u64),
         batches: impl Iterator<Item = Result<RecordBatch>> + Send,
+        mut parts: Parts,
         leaves: (usize, &[u64]),
         mut find: impl FnMut(&[f32]) -> Vec<u32> + Send,
     ) -> Result<Vec<Part>> {
@@ -103,7 +104,6 @@ impl Large<'_> {
         let mut buckets = Buckets::new(leaves.0, leaves.1, capacity, most_bytes);
         let (mut assignment, mut of_row) =
             (Vec::with_capacity(rows as usize), Vec::with_capacity(rows as usize));
-        let mut parts = Parts::new(self.scratch)?;
         let batches = batches.map(|batch| {
             let batch = batch?;
             let found = find(&floats(&batch, settings)?);

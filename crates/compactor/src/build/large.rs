@@ -31,11 +31,11 @@ use super::codes::Coded;
 use super::copies::Postings;
 use super::merge::{self, Base};
 use super::order::{Ordered, Source, Spare, floats};
-use super::spill::Spill;
+use super::spill::{Parts, Spill};
 use super::vectors::{InFile, Vectors};
 use super::{Blob, BuildOptions, Ids, Made, StopWatch, Target, metric};
 use crate::parallel::{self, Task};
-use crate::scratch::{Chunks, Scratch, ScratchFile, Spooling, broken, copy, range};
+use crate::scratch::{Chunks, Scratch, ScratchFile, Spooling, broken, copy};
 
 /// The rows of a bucket take about this share of the memory at most, and those of one block more: they are held three times
 /// as it is put in order, while the one before is written.
@@ -196,7 +196,8 @@ impl Large<'_> {
         self.watch.lap("refine");
         pass(2);
         let size = (spill.rows(), spill.row_bytes());
-        let parts = self.part(size, spill.into_batches(), (leaves.count(), &expected), |vectors| {
+        let (batches, parts) = spill.into_batches();
+        let parts = self.part(size, batches, parts, (leaves.count(), &expected), |vectors| {
             leaves.assign(vectors, threads)
         })?;
         self.watch.lap("part");
@@ -230,7 +231,8 @@ impl Large<'_> {
         self.watch.lap("plan");
         let (count, expected) = (plan.count(), plan.expected().to_vec());
         let size = (spill.rows(), spill.row_bytes());
-        let parts = self.part(size, spill.read(), (count, &expected), |vectors| plan.assign(vectors))?;
+        let own = Parts::new(self.scratch)?;
+        let parts = self.part(size, spill.read(), own, (count, &expected), |vectors| plan.assign(vectors))?;
         self.watch.lap("part");
         pass(2);
         Ok(plan.holds().then_some((plan, parts)))
@@ -242,7 +244,7 @@ impl Large<'_> {
         let settings = self.target.settings;
         let (d, metric) = (settings.dimension as usize, metric(settings));
         let Part { inputs, first, leaves, blocks } = part;
-        let source = Source::gather(blocks.into_batches().collect::<Result<_>>()?, settings, spare)?;
+        let source = Source::gather(blocks.into_all(threads)?, settings, spare)?;
         let vectors = source.vectors();
         let (arranged, origin) = match plan {
             None => (arrange(vectors, d, metric, leaves, target, seed, threads), Vec::new()),
@@ -458,7 +460,7 @@ impl Large<'_> {
         let mut out = Spooling::new(self.scratch)?;
         let summary = IndexWriter::new(parts)?.write(&mut out)?;
         let index_file = out.finish()?.0;
-        let header = range(&*index_file, 0, summary.header_len as usize).map_err(broken)?;
+        let header = index_file.range(0, summary.header_len as usize).map_err(broken)?;
         let copied = coded.copied();
         let codes = (coded.groups.len() as u64 <= CODES_BYTES).then(|| Bytes::from(coded.groups));
         Ok(Made {

@@ -2,10 +2,10 @@
 
 use std::sync::Arc;
 
-use arrow::array::{Array, RecordBatch, UInt32Array};
+use arrow::array::{Array, ArrayRef, AsArray, FixedSizeListArray, PrimitiveArray, RecordBatch, UInt32Array};
 use arrow::buffer::Buffer;
-use arrow::compute::take_record_batch;
-use arrow::datatypes::DataType;
+use arrow::compute::take;
+use arrow::datatypes::{ArrowPrimitiveType, DataType, Float16Type, Float32Type};
 use arrow::error::ArrowError;
 use arrow::ipc::reader::StreamDecoder;
 use arrow::ipc::writer::StreamWriter;
@@ -16,7 +16,7 @@ use esker_index::SplitMix;
 
 use super::order::floats;
 use crate::parallel::{self, Task};
-use crate::scratch::{Scratch, ScratchFile, broken, range};
+use crate::scratch::{Scratch, ScratchFile, broken};
 
 /// Rows that are written, read and worked on at once take this share of the memory …
 const BLOCK_SHARE: u64 = 32;
@@ -63,7 +63,7 @@ struct Block {
 
 impl Block {
     fn read(&self) -> Result<RecordBatch> {
-        let bytes = range(&*self.file, self.at, self.length).map_err(broken)?;
+        let bytes = self.file.range(self.at, self.length).map_err(broken)?;
         from_bytes(Buffer::from(bytes), self.rows)
     }
 }
@@ -76,7 +76,11 @@ struct Out {
 
 impl Out {
     fn new(scratch: &dyn Scratch) -> Result<Out> {
-        Ok(Out { file: scratch.file().map_err(broken)?, bytes: Vec::new() })
+        Ok(Out::to(scratch.file().map_err(broken)?))
+    }
+
+    fn to(file: Arc<dyn ScratchFile>) -> Out {
+        Out { file, bytes: Vec::new() }
     }
 
     fn write(&mut self, batch: &RecordBatch) -> Result<Block> {
@@ -97,11 +101,26 @@ impl Blocks {
         self.0.iter().map(Block::read)
     }
 
-    /// The batches, one at a time, each for the last time: its space is given back.
-    pub(super) fn into_batches(self) -> impl Iterator<Item = Result<RecordBatch>> {
+    /// All batches at once, for the last time: their space is given back.
+    pub(super) fn into_all(self, threads: usize) -> Result<Vec<RecordBatch>> {
+        let mut read: Vec<Option<Result<RecordBatch>>> = Vec::new();
+        read.resize_with(self.0.len(), || None);
+        let tasks = self.0.into_iter().zip(&mut read).map(|(block, read)| {
+            let task = move || {
+                *read = Some(block.read());
+                block.file.discard(block.at, block.length as u64);
+            };
+            Box::new(task) as Task<'_>
+        });
+        parallel::run(threads, tasks.collect());
+        read.into_iter().flatten().collect()
+    }
+
+    /// The batches, one at a time, each for the last time: what is written to its file next is written over it.
+    fn into_batches(self) -> impl Iterator<Item = Result<RecordBatch>> {
         self.0.into_iter().map(|block| {
             let batch = block.read();
-            block.file.discard(block.at, block.length as u64);
+            block.file.reuse(block.at, block.length as u64);
             batch
         })
     }
@@ -256,21 +275,25 @@ impl Spill {
         self.blocks.read()
     }
 
-    /// The rows, a block at a time, for the last time: see [`Blocks::into_batches`].
-    pub(super) fn into_batches(self) -> impl Iterator<Item = Result<RecordBatch>> {
-        self.blocks.into_batches()
+    /// The rows, a block at a time, for the last time, and parts that are written over those that were read.
+    pub(super) fn into_batches(self) -> (impl Iterator<Item = Result<RecordBatch>>, Parts) {
+        let files = self.files.map(|out| Out::to(out.file));
+        (self.blocks.into_batches(), Parts { files: files.into(), turn: 0, parts: Vec::new() })
     }
 }
 
-/// Rows in parts, all in one file.
+/// Rows in parts.
 pub(super) struct Parts {
-    file: Out,
+    /// Batches go to one after the other, as they come from those of a [`Spill`].
+    files: Vec<Out>,
+    turn: usize,
     parts: Vec<Blocks>,
 }
 
 impl Parts {
+    /// Parts in a file of their own.
     pub(super) fn new(scratch: &dyn Scratch) -> Result<Self> {
-        Ok(Parts { file: Out::new(scratch)?, parts: Vec::new() })
+        Ok(Parts { files: vec![Out::new(scratch)?], turn: 0, parts: Vec::new() })
     }
 
     /// Adds rows of which one says to which part each goes. `heard` hears what they take in each part.
@@ -288,12 +311,15 @@ impl Parts {
         if self.parts.len() < most {
             self.parts.resize_with(most, Blocks::default);
         }
+        let count = self.files.len();
+        let file = &mut self.files[self.turn % count];
+        self.turn += 1;
         let parts = rows.into_iter().zip(&mut self.parts).enumerate();
         for (part, (rows, out)) in parts.filter(|(_, (rows, _))| !rows.is_empty()) {
-            let taken = take_record_batch(batch, &UInt32Array::from(rows));
+            let taken = gather(batch, &UInt32Array::from(rows));
             let taken = taken.map_err(|e| Error::internal("rows cannot be parted").with_source(e))?;
             heard(part, bytes_of(&taken));
-            out.0.push(self.file.write(&taken)?);
+            out.0.push(file.write(&taken)?);
         }
         Ok(())
     }
@@ -302,4 +328,32 @@ impl Parts {
     pub(super) fn finish(self) -> Vec<Blocks> {
         self.parts
     }
+}
+
+/// Some rows of a batch. Each vector is copied as a whole, where Arrow's own kernel takes value after value.
+fn gather(batch: &RecordBatch, rows: &UInt32Array) -> Result<RecordBatch, ArrowError> {
+    let column = |(number, column): (usize, &ArrayRef)| match column.data_type() {
+        DataType::FixedSizeList(item, _) if number == VECTOR_COLUMN && column.null_count() == 0 => {
+            match item.data_type() {
+                DataType::Float32 => vectors::<Float32Type>(column.as_fixed_size_list(), rows),
+                DataType::Float16 => vectors::<Float16Type>(column.as_fixed_size_list(), rows),
+                _ => take(column, rows, None),
+            }
+        }
+        _ => take(column, rows, None),
+    };
+    let columns = batch.columns().iter().enumerate().map(column).collect::<Result<_, _>>()?;
+    RecordBatch::try_new(batch.schema(), columns)
+}
+
+fn vectors<T: ArrowPrimitiveType>(
+    list: &FixedSizeListArray,
+    rows: &UInt32Array,
+) -> Result<ArrayRef, ArrowError> {
+    let DataType::FixedSizeList(item, dimension) = list.data_type() else { return take(list, rows, None) };
+    let (d, values) = (*dimension as usize, list.values().as_primitive::<T>().values());
+    let mut out = Vec::with_capacity(rows.len() * d);
+    rows.values().iter().for_each(|row| out.extend_from_slice(&values[*row as usize * d..][..d]));
+    let values = PrimitiveArray::<T>::new(out.into(), None);
+    Ok(Arc::new(FixedSizeListArray::try_new(Arc::clone(item), *dimension, Arc::new(values), None)?))
 }

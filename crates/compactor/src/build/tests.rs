@@ -9,7 +9,7 @@ use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 
 use super::*;
 use crate::fixture::{self, Write, clustered, collection, entry, upserts};
-use crate::scratch::{MemoryScratch, range};
+use crate::scratch::MemoryScratch;
 
 const SEED: u64 = 7;
 
@@ -277,7 +277,7 @@ pub(super) fn build_in_scratch(
     let made = large.build(spill, base, &|_, _| {}, &mut |_| {}).unwrap().unwrap();
     let read = |blob: &Blob| match blob {
         Blob::Memory(bytes) => bytes.clone(),
-        Blob::Scratch(file) => range(&**file, 0, file.length() as usize).unwrap().into(),
+        Blob::Scratch(file) => file.range(0, file.length() as usize).unwrap().into(),
         Blob::Placed(_) => panic!("nothing was sent"),
     };
     assert_eq!(made.header.len() as u64, made.summary.header_len);

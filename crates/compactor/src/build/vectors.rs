@@ -13,7 +13,7 @@ use half::slice::HalfFloatSliceExt;
 use super::order::CHUNK;
 use super::spill::block_rows;
 use crate::parallel;
-use crate::scratch::{ScratchFile, broken, range};
+use crate::scratch::{ScratchFile, broken};
 
 /// Hears some vectors: the ordinal of the first, and n·d values.
 pub(super) type See<'a> = &'a mut dyn FnMut(usize, &[f32]) -> Result<()>;
@@ -110,7 +110,7 @@ impl Vectors for InFile<'_> {
 
     fn row(&self, ordinal: usize) -> Result<Vec<f32>> {
         let place = self.layout.vector_range(ordinal as u32);
-        let stored = range(self.file, place.start, (place.end - place.start) as usize).map_err(broken)?;
+        let stored = self.file.range(place.start, (place.end - place.start) as usize).map_err(broken)?;
         Ok(floats_of(&stored.as_slice().into(), self.settings).to_vec())
     }
 }

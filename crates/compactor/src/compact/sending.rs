@@ -8,7 +8,7 @@ use futures::future::BoxFuture;
 use tokio::task::JoinSet;
 
 use super::{blocking, runs_beside};
-use crate::scratch::{ScratchFile, broken, range};
+use crate::scratch::{ScratchFile, broken};
 
 /// Bytes of a scratch file that are handed to an upload at once.
 const PART: usize = 1 << 20;
@@ -62,7 +62,7 @@ pub(super) async fn send(
     while at < total {
         heard(at, total);
         let length = PART.min((total - at) as usize);
-        upload.write(blocking(|| range(file, at, length)).map_err(broken)?.into()).await?;
+        upload.write(blocking(|| file.range(at, length)).map_err(broken)?.into()).await?;
         at += length as u64;
     }
     upload.finish().await

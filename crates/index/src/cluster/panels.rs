@@ -10,7 +10,7 @@ mod pair;
 
 pub(super) use coordinate::{Coordinate, Fast};
 
-use super::{Rows, all};
+use super::{Rows, all, parallel};
 use crate::sums::dot;
 
 /// Centroids per panel.
@@ -75,15 +75,26 @@ pub(super) struct Packed<T> {
 impl<T: Coordinate> Packed<T> {
     /// Some rows, relative to an origin.
     pub(super) fn of(rows: &Rows<'_>, ids: &[u32], origin: &[f32]) -> Self {
+        Self::of_many(rows, ids, origin, 1)
+    }
+
+    /// The same on up to `threads` threads.
+    pub(super) fn of_many(rows: &Rows<'_>, ids: &[u32], origin: &[f32], threads: usize) -> Self {
         assert_eq!(rows.d, origin.len());
         let width = rows.d.div_ceil(T::HELD);
-        let mut values = vec![T::default(); ids.len() * width];
-        let mut vector = Vec::with_capacity(rows.d);
-        let pack = |(id, out): (&u32, &mut [T])| {
-            relative(rows.row(*id), rows.inverse(*id), origin, &mut vector);
-            T::pack(&vector, out)
-        };
-        let scales = ids.iter().zip(values.chunks_exact_mut(width)).map(pack).collect();
+        let (mut values, mut scales) = (vec![T::default(); ids.len() * width], vec![0.0; ids.len()]);
+        let parts = ids.chunks(BLOCK).zip(values.chunks_mut(BLOCK * width)).zip(scales.chunks_mut(BLOCK));
+        let mut parts: Vec<_> = parts.collect();
+        parallel::for_chunks(threads, &mut parts, 1, |_, part| {
+            let mut vector = Vec::with_capacity(rows.d);
+            for ((ids, values), scales) in part {
+                let packed = values.chunks_exact_mut(width).zip(scales.iter_mut());
+                for (id, (out, scale)) in ids.iter().zip(packed) {
+                    relative(rows.row(*id), rows.inverse(*id), origin, &mut vector);
+                    *scale = T::pack(&vector, out);
+                }
+            }
+        });
         Self { width, values, scales }
     }
 

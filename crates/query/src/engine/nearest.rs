@@ -17,7 +17,7 @@ use super::rerank::Wanted;
 use crate::search::estimate::Estimates;
 use crate::search::probe::{FEW, Held, probe};
 use crate::search::{
-    Asked, NEIGHBOURHOOD, Place, Posed, SCANNED_ROWS, calibration, is_narrow, is_thin, thin_margin,
+    Asked, Place, Posed, SCANNED_ROWS, SURROUNDINGS, calibration, is_narrow, is_thin, thin_margin,
 };
 use crate::segment::{Codes, Mask, Payload, Rows, Segment, Vectors, Want};
 
@@ -258,7 +258,7 @@ fn is_thin_around(scene: &Scene<'_>, posed: &[Posed<'_>], suspects: &[RoaringBit
         best.extend((0u32..).zip(&p.scores).map(|(leaf, score)| (*score, i, leaf)));
     }
     best.sort_unstable_by(|a, b| b.0.total_cmp(&a.0).then((a.1, a.2).cmp(&(b.1, b.2))));
-    best.truncate(NEIGHBOURHOOD);
+    best.truncate(SURROUNDINGS);
     let count = |i: usize| scene.rows[i].clone().without(posed[i].segment.row_count(), &suspects[i]);
     let rows: Vec<Rows> = (0..posed.len()).map(count).collect();
     let total: u64 = posed.iter().map(|p| u64::from(p.segment.row_count())).sum();

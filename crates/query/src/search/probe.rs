@@ -5,7 +5,7 @@ use esker_format::segment::index::Calibration;
 use esker_index::{Bound, CodeQuery, Run, TopK, prefetch};
 
 use super::rank::{Ranked, Ranking};
-use super::{Asked, NEIGHBOURHOOD, Place, SLACK, is_little, is_thin, own_run, thin_margin};
+use super::{Asked, Place, SLACK, SURROUNDINGS, is_little, is_thin, own_run, thin_margin};
 use crate::segment::{Codes, Mask, Rows, Segment};
 
 /// Leaves scanned before the first look at whether more are needed.
@@ -61,7 +61,7 @@ pub(crate) fn probe(asked: &Asked, held: &[Held<'_>], few: u64, best: &mut TopK<
     let mut ranking = Ranking::new(asked, held.iter().map(|h| &*h.segment.leaves));
     let mut lot = ranking.next(|_, _| true).to_vec();
     let total: u64 = held.iter().map(|h| u64::from(h.segment.row_count())).sum();
-    let near = lot.iter().take(NEIGHBOURHOOD).map(|(_, number, leaf)| {
+    let near = lot.iter().take(SURROUNDINGS).map(|(_, number, leaf)| {
         let h = &held[*number as usize];
         (h.segment, h.rows, *leaf)
     });

@@ -2,7 +2,7 @@ use esker_format::schema::VectorType;
 
 use super::super::tests::{World, delete, exact, tight};
 use super::*;
-use crate::scratch::{MemoryScratch, range};
+use crate::scratch::MemoryScratch;
 
 #[tokio::test(start_paused = true)]
 async fn without_memory_a_merge_copies_the_codes_of_its_base() {
@@ -32,6 +32,6 @@ async fn without_memory_a_merge_copies_the_codes_of_its_base() {
     let codes = reader.section(&meter, Section::Codes).await.unwrap();
     for at_once in [1, 5000, u32::MAX] {
         let file = codes_aside(&meter, &reader, &MemoryScratch, at_once).await.unwrap();
-        assert_eq!(codes, range(&*file, 0, file.length() as usize).unwrap());
+        assert_eq!(codes, file.range(0, file.length() as usize).unwrap());
     }
 }
